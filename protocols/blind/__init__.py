@@ -1,0 +1,1 @@
+"""Work on values that the worker cannot read."""

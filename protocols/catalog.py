@@ -1,0 +1,116 @@
+"""One table: name@version -> step, what each role learns. What is not in this table does not run.
+
+The sentences are what people approve and what the report repeats, so they are written for them. `{n}` and the like
+are filled from the contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STEPS = ("match", "insight", "train", "score", "expand")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A protocol under a fixed name: the step it serves, what it needs before it, what each role learns."""
+
+    name: str
+    step: str
+    needs: tuple[str, ...]
+    title: str
+    learns: dict[str, tuple[str, ...]]
+    assumes: tuple[str, ...]
+
+
+_ENTRIES = (
+    Entry(
+        name="match.oprf@1",
+        step="match",
+        needs=(),
+        title="Find the people both sides know (OPRF on ristretto255, fresh key)",
+        learns={
+            "brand": (
+                "how many rows with each match key the media's data set holds",
+                "how many people match in each round; at {floor} or more also which of its own rows they are",
+            ),
+            "media": (
+                "how many rows with each match key the brand's data set holds",
+                "whether {floor} or more match in each round; if so which of its own rows they are",
+            ),
+            "coordinator": ("who talks to whom, when, and how many bytes",),
+        },
+        assumes=("each party enters its own people and follows the protocol",),
+    ),
+    Entry(
+        name="insight.columns@1",
+        step="insight",
+        needs=("match",),
+        title="Who the good customers are: index per bin of the media's features",
+        learns={
+            "brand": (
+                "for each bin of the media's granted features with {floor} or more matched people: its label, its number of "
+                "people and its number of good customers, each with noise of standard deviation {count_noise}",
+            ),
+            "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
+            "coordinator": ("who talks to whom, when, and how many bytes",),
+        },
+        assumes=("the encrypted vector is the label: the media cannot check it",),
+    ),
+    Entry(
+        name="train.fourier-lr@1",
+        step="train",
+        needs=("match",),
+        title="Train a logistic model on both sides' columns without opening a row",
+        learns={
+            "brand": (
+                "the model: its own weights, and the media's weights in a secret basis that only the media knows",
+                "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column variances "
+                "in the secret basis",
+                "the exact model score of each hold-out row (for the quality figures)",
+            ),
+            "media": (
+                "which matched rows are in the training part and which are held out",
+                "nothing else: labels, residuals, weights and gradients stay encrypted or with the brand",
+            ),
+            "coordinator": ("who talks to whom, when, and how many bytes",),
+        },
+        assumes=(
+            "the encrypted vectors are what the protocol says and the brand's key is well formed: the media cannot check it",
+        ),
+    ),
+    Entry(
+        name="score.rows@1",
+        step="score",
+        needs=("match", "train"),
+        title="Score the brand's matched customers",
+        learns={
+            "brand": ("one score per matched customer, blurred so that about {score_levels} levels can be told apart",),
+            "media": ("that the matched rows were scored once more",),
+            "coordinator": ("who talks to whom, when, and how many bytes",),
+        },
+        assumes=("the encrypted weights are the trained model: the media cannot check it",),
+    ),
+    Entry(
+        name="expand.rows@1",
+        step="expand",
+        needs=("match", "train"),
+        title="Find lookalikes among the media's other people",
+        learns={
+            "brand": (
+                "how many other people the media has, and the blurred score of each, in an order the media shuffled",
+            ),
+            "media": ("which of its other people are in each audience, nothing of their scores",),
+            "coordinator": ("who talks to whom, when, and how many bytes",),
+        },
+        assumes=("the encrypted weights are the trained model: the media cannot check it",),
+    ),
+)
+
+CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+DEFAULT_PROTOCOL: dict[str, str] = {entry.step: entry.name for entry in _ENTRIES}
+
+
+def learns(name: str, role: str, **figures: object) -> tuple[str, ...]:
+    """What `role` learns from the protocol `name`, with the contract's figures filled in."""
+    return tuple(line.format(**figures) for line in CATALOG[name].learns[role])

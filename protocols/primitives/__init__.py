@@ -1,0 +1,1 @@
+"""Values that refuse to be invalid."""

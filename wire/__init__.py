@@ -1,0 +1,1 @@
+"""What the two deployables say to each other: bytes, keys, contracts and sealed frames."""

@@ -1,0 +1,271 @@
+"""The contract: a campaign in canonical bytes, which every party signs before anything runs.
+
+Bytes are RFC 8785 (JSON Canonicalization Scheme); the contract's name is their SHA-256; a signature is Ed25519
+(RFC 8032) over "tidegate contract v1" and that hash. A node runs nothing else than a contract signed by all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import rfc8785
+
+from tidegate.protocols.catalog import CATALOG
+from tidegate.protocols.channel import DisagreementError
+
+VERSION = 1
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+ROLES = ("brand", "media")
+KEY_KINDS = ("email", "phone", "device", "text")
+MAX_CONTRACT_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A registered data set: its name at its party, its row count, the commitment to its bytes (hex)."""
+
+    name: str
+    rows: int
+    commitment: str
+
+
+@dataclass(frozen=True)
+class ContractParty:
+    """A party with its role, its pinned Ed25519 identity key (hex) and the data set it enters."""
+
+    name: str
+    role: str
+    identity: str
+    data: DataSet
+
+
+@dataclass(frozen=True)
+class Key:
+    """A kind of identifier on which rows are matched; earlier ones take precedence."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """The brand's column that says who is a good customer, and which of its values means yes."""
+
+    column: str
+    positive: str
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The matched rows kept out of training: those where `column` is `value`, or else a random share in percent."""
+
+    column: str
+    value: str
+    percent: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, the catalogue entry that runs it, and its settings (integers and lists of integers)."""
+
+    step: str
+    protocol: str
+    settings: dict[str, int | list[int]]
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Limits that every party signs; a party's own policy can only be stricter."""
+
+    floor: int
+    seeds: int
+    train_steps: int
+    count_noise: int
+    score_levels: int
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything the parties agree on. Build it with `Contract(...)`, read a peer's with `from_bytes`."""
+
+    version: int
+    software: str
+    campaign: str
+    nonce: str
+    created_s: int
+    expires_s: int
+    parties: tuple[ContractParty, ...]
+    keys: tuple[Key, ...]
+    label: Label
+    features: dict[str, tuple[str, ...]]
+    holdout: Holdout
+    steps: tuple[Step, ...]
+    guards: Guards
+    learns: dict[str, tuple[str, ...]]
+
+    def to_bytes(self) -> bytes:
+        return rfc8785.dumps(asdict(self))
+
+    @property
+    def hash(self) -> bytes:
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    @property
+    def short(self) -> str:
+        return self.hash.hex()[:12]
+
+    def party(self, name: str) -> ContractParty:
+        for party in self.parties:
+            if party.name == name:
+                return party
+        raise DisagreementError(f"the contract of campaign {self.campaign} names no party {name!r}")
+
+    def role(self, role: str) -> ContractParty:
+        """The one party that plays `role`."""
+        return next(party for party in self.parties if party.role == role)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Contract:
+        """Reads a contract that a peer sent. Raises DisagreementError unless it is exactly what `to_bytes` writes."""
+        if len(data) > MAX_CONTRACT_BYTES:
+            raise DisagreementError(f"a contract has at most {MAX_CONTRACT_BYTES} bytes, this one {len(data)}")
+        try:
+            contract = _contract(json.loads(data))
+        except (ValueError, RecursionError) as error:
+            raise DisagreementError(f"the contract cannot be read: {error}", "ask the proposer to propose it again") from None
+        if contract.to_bytes() != data:
+            raise DisagreementError("the contract is not in canonical form (RFC 8785)", "ask the proposer to propose it again")
+        return contract
+
+
+def signed_bytes(contract_hash: bytes) -> bytes:
+    """What a party signs to approve a contract."""
+    return b"tidegate contract v1" + contract_hash
+
+
+class _BadError(ValueError):
+    pass
+
+
+def _object(value: Any, where: str, cls: type) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    if not isinstance(value, dict) or set(value) != names:
+        found = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise _BadError(f"{where}: expected the keys {sorted(names)}, found {found}")
+    return value
+
+
+def _text(value: Any, where: str, pattern: re.Pattern[str] | None = None, longest: int = 256) -> str:
+    if not isinstance(value, str) or len(value) > longest or (pattern is not None and not pattern.fullmatch(value)):
+        raise _BadError(f"{where}: expected {'a name' if pattern else 'text'} of at most {longest} characters")
+    return value
+
+
+def _integer(value: Any, where: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _BadError(f"{where}: expected a whole number from {low} to {high}")
+    return value
+
+
+def _list(value: Any, where: str, shortest: int, longest: int) -> list[Any]:
+    if not isinstance(value, list) or not shortest <= len(value) <= longest:
+        raise _BadError(f"{where}: expected a list of {shortest} to {longest} entries")
+    return value
+
+
+_HEX32 = re.compile(r"[0-9a-f]{64}")
+
+
+def _texts(value: Any, where: str, longest: int) -> tuple[str, ...]:
+    texts = tuple(_text(item, f"{where}[{i}]", longest=1024) for i, item in enumerate(_list(value, where, 0, longest)))
+    return texts
+
+
+def _by_party(value: Any, where: str, names: set[str], longest: int) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or not set(value) <= names:
+        raise _BadError(f"{where}: expected an object whose keys are among {sorted(names)}")
+    return {name: _texts(items, f"{where}.{name}", longest) for name, items in value.items()}
+
+
+def _party(value: Any, where: str) -> ContractParty:
+    raw = _object(value, where, ContractParty)
+    data = _object(raw["data"], f"{where}.data", DataSet)
+    if raw["role"] not in ROLES:
+        raise _BadError(f"{where}.role: expected one of {ROLES}")
+    return ContractParty(
+        name=_text(raw["name"], f"{where}.name", NAME),
+        role=raw["role"],
+        identity=_text(raw["identity"], f"{where}.identity", _HEX32),
+        data=DataSet(
+            name=_text(data["name"], f"{where}.data.name", NAME),
+            rows=_integer(data["rows"], f"{where}.data.rows", 1, 10**9),
+            commitment=_text(data["commitment"], f"{where}.data.commitment", _HEX32),
+        ),
+    )
+
+
+def _step(value: Any, where: str) -> Step:
+    raw = _object(value, where, Step)
+    protocol = _text(raw["protocol"], f"{where}.protocol")
+    if protocol not in CATALOG or CATALOG[protocol].step != raw["step"]:
+        raise _BadError(f"{where}.protocol: {protocol!r} is not a protocol of this version for step {raw['step']!r}")
+    settings = raw["settings"]
+    if not isinstance(settings, dict) or len(settings) > 32:
+        raise _BadError(f"{where}.settings: expected an object")
+    checked: dict[str, int | list[int]] = {}
+    for name, setting in settings.items():
+        if isinstance(setting, list):
+            checked[name] = [_integer(item, f"{where}.settings.{name}", 0, 2**53 - 1) for item in _list(setting, name, 1, 100)]
+        else:
+            checked[name] = _integer(setting, f"{where}.settings.{name}", 0, 2**53 - 1)
+    return Step(step=raw["step"], protocol=protocol, settings=checked)
+
+
+def _contract(value: Any) -> Contract:
+    raw = _object(value, "contract", Contract)
+    parties = tuple(_party(item, f"parties[{i}]") for i, item in enumerate(_list(raw["parties"], "parties", 2, 16)))
+    names = {party.name for party in parties}
+    if len(names) != len(parties) or sorted(party.role for party in parties) != ["brand", "media"]:
+        raise _BadError("parties: expected one brand and one media with different names")
+    keys = tuple(Key(**_object(item, "keys", Key)) for item in _list(raw["keys"], "keys", 1, len(KEY_KINDS)))
+    if any(key.kind not in KEY_KINDS for key in keys) or len({key.kind for key in keys}) != len(keys):
+        raise _BadError(f"keys: expected different kinds out of {KEY_KINDS}")
+    label = _object(raw["label"], "label", Label)
+    holdout = _object(raw["holdout"], "holdout", Holdout)
+    guards = _object(raw["guards"], "guards", Guards)
+    steps = tuple(_step(item, f"steps[{i}]") for i, item in enumerate(_list(raw["steps"], "steps", 1, 32)))
+    done: set[str] = set()
+    for step in steps:
+        missing = [need for need in CATALOG[step.protocol].needs if need not in done]
+        if missing or step.step in done:
+            raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
+        done.add(step.step)
+    return Contract(
+        version=_integer(raw["version"], "version", VERSION, VERSION),
+        software=_text(raw["software"], "software", longest=32),
+        campaign=_text(raw["campaign"], "campaign", NAME),
+        nonce=_text(raw["nonce"], "nonce", re.compile(r"[0-9a-f]{32}")),
+        created_s=_integer(raw["created_s"], "created_s", 0, 2**40),
+        expires_s=_integer(raw["expires_s"], "expires_s", 0, 2**40),
+        parties=parties,
+        keys=keys,
+        label=Label(_text(label["column"], "label.column"), _text(label["positive"], "label.positive")),
+        features=_by_party(raw["features"], "features", names, 4096),
+        holdout=Holdout(
+            _text(holdout["column"], "holdout.column"),
+            _text(holdout["value"], "holdout.value"),
+            _integer(holdout["percent"], "holdout.percent", 0, 90),
+        ),
+        steps=steps,
+        guards=Guards(
+            floor=_integer(guards["floor"], "guards.floor", 50, 10**6),
+            seeds=_integer(guards["seeds"], "guards.seeds", 50, 10**6),
+            train_steps=_integer(guards["train_steps"], "guards.train_steps", 1, 12),
+            count_noise=_integer(guards["count_noise"], "guards.count_noise", 0, 10**6),
+            score_levels=_integer(guards["score_levels"], "guards.score_levels", 2, 20),
+        ),
+        learns=_by_party(raw["learns"], "learns", names | {"coordinator"}, 256),
+    )
