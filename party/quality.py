@@ -1,0 +1,247 @@
+"""How well scores rank the good customers: AUC and its gain with intervals, lift, gains curve, log loss, calibration.
+
+Labels are 0 or 1, a higher score means a better customer, and equal scores share their places: no figure here
+depends on the order of rows that the model cannot tell apart. Everything runs in memory, in O(n log n).
+
+[DeLong88] E. R. DeLong, D. M. DeLong, D. L. Clarke-Pearson, Comparing the areas under two or more correlated receiver
+operating characteristic curves: a nonparametric approach, Biometrics 44 (1988).
+[SunXu14] X. Sun, W. Xu, Fast implementation of DeLong's algorithm for comparing the areas under correlated receiver
+operating characteristic curves, IEEE Signal Processing Letters 21 (2014): the same from midranks.
+[Pepe03] M. S. Pepe, The statistical evaluation of medical tests for classification and prediction, section 5.2:
+the interval on the logit scale, which stays inside 0..1 and covers better near its ends.
+[Platt99] J. Platt, Probabilistic outputs for support vector machines, 1999.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+
+from tidegate.protocols.channel import ConfigError
+
+FloatArray = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+LIFT_PERCENTS = (1, 5, 10)
+_NORMAL_95 = 1.959963984540054
+_BLUR_POINTS = 21
+
+
+def verify_classes(labels: npt.ArrayLike, part: str = "hold-out") -> None:
+    """Raises ConfigError unless `labels` holds good customers and others; call it before a model is trained."""
+    _labels(labels, part)
+
+
+def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Probability that a good customer scores above another one; a tie counts half."""
+    good, _ = _placements(labels, scores)
+    return float(good.mean())
+
+
+def auc_interval(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Interval | None:
+    """95 % interval of the AUC. [DeLong88] variance on the logit scale [Pepe03].
+
+    None where these rows cannot tell it: under two in a class, or the classes are perfectly apart.
+    """
+    good, other = _placements(labels, scores)
+    area, variance = float(good.mean()), _covariance([good], [other])
+    if variance is None or not 0 < area < 1:
+        return None
+    logit = math.log(area / (1 - area))
+    reach = _NORMAL_95 * math.sqrt(max(variance[0, 0], 0.0)) / (area * (1 - area))
+    return _logistic(logit - reach), _logistic(logit + reach)
+
+
+def auc_gain(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike) -> tuple[float, Interval | None]:
+    """AUC of `after` minus AUC of `before`, and its 95 % interval.
+
+    Both rank the same rows, so their errors are correlated, and the interval takes that into account [DeLong88]: it is
+    much shorter than what the two separate intervals suggest. Right for rows that neither model was trained on.
+    None with under two rows in a class.
+    """
+    placed = [_placements(labels, before), _placements(labels, after)]
+    gain = float(placed[1][0].mean() - placed[0][0].mean())
+    covariance = _covariance([good for good, _ in placed], [other for _, other in placed])
+    if covariance is None:
+        return gain, None
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    reach = _NORMAL_95 * math.sqrt(max(float(variance), 0.0))
+    return gain, (max(gain - reach, -1.0), min(gain + reach, 1.0))
+
+
+def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
+    """Mean negative log-likelihood in nats of scores that are log-odds; finite for every finite logit."""
+    y, z = _labels(labels, "hold-out"), _scores(logits)
+    _verify_same_length(y, z)
+    return float(np.mean(np.logaddexp(0.0, np.where(y, -z, z))))
+
+
+def gains_curve(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 101) -> list[list[float]]:
+    """Share of all good customers (0..1) found in the best-scored share of the rows (0..1), in even steps.
+
+    At most 101 points, fewer where there are fewer rows; people of equal score are taken pro rata.
+    """
+    y, s = _labels(labels, "hold-out"), _scores(scores)
+    _verify_same_length(y, s)
+    shares = np.linspace(0.0, 1.0, max(2, min(points, 101, y.size + 1)))
+    return [[float(x), float(found)] for x, found in zip(shares, _found(y, s, shares), strict=True)]
+
+
+def lift(labels: npt.ArrayLike, scores: npt.ArrayLike, percent: float) -> float:
+    """How many times more good customers the best-scored `percent` of the rows hold than as many taken blindly."""
+    y, s = _labels(labels, "hold-out"), _scores(scores)
+    _verify_same_length(y, s)
+    if not 0 < percent <= 100:
+        raise ConfigError(f"a lift is taken at a share above 0 and up to 100 percent, not at {percent}")
+    return float(_found(y, s, np.array([percent / 100]))[0]) * 100 / percent
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns scores into expected rates of good customers: logistic(intercept + slope * score)."""
+
+    intercept: float
+    slope: float
+
+    def rates(self, scores: npt.ArrayLike) -> FloatArray:
+        """Expected rate (0..1) of each score."""
+        return np.asarray(np.exp(-np.logaddexp(0.0, -(self.intercept + self.slope * _scores(scores)))), np.float64)
+
+
+def calibrate(labels: npt.ArrayLike, scores: npt.ArrayLike, blur: float = 0.0) -> Calibration:
+    """Fits rates to hold-out scores [Platt99]; two parameters, so that a few hundred good customers carry it.
+
+    `blur` is the full width of the even noise on the scores that will be turned into rates, in their unit. Hold-out
+    scores are exact; without allowing for the noise, rates at the top would be promised too high.
+    """
+    y, s = _labels(labels, "hold-out"), _scores(scores)
+    _verify_same_length(y, s)
+    if not (math.isfinite(blur) and blur >= 0):
+        raise ConfigError(f"the blur of scores is a width of 0 or more, not {blur}")
+    if blur:
+        offsets = (np.arange(_BLUR_POINTS) + 0.5) / _BLUR_POINTS - 0.5
+        s, y = (s[:, None] + blur * offsets).ravel(), np.repeat(y, _BLUR_POINTS)
+    centre, spread = float(s.mean()), float(s.std())
+    if spread <= 1e-12 * max(1.0, abs(centre)):
+        rate = float(y.mean())
+        return Calibration(math.log(rate / (1 - rate)), 0.0)
+    # The weak penalty moves no figure that is shown; it keeps the slope finite where the classes are perfectly apart.
+    model = LogisticRegression(C=1e4, max_iter=1000, tol=1e-8).fit(((s - centre) / spread)[:, None], y)
+    slope = float(model.coef_[0, 0]) / spread
+    return Calibration(float(model.intercept_[0]) - slope * centre, slope)
+
+
+def top_rate(rates: npt.ArrayLike, percent: float) -> float:
+    """Mean of the highest `percent` of `rates` (at least one): the expected rate of an audience of that size."""
+    r = _scores(rates)
+    if r.size == 0 or not 0 < percent <= 100:
+        raise ConfigError("an audience is a share above 0 and up to 100 percent of at least one person")
+    people = max(1, round(r.size * percent / 100))
+    return float(np.partition(r, r.size - people)[r.size - people :].mean())
+
+
+def histogram(scores: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:
+    """{"edges": bins + 1 numbers, "counts": bins numbers} over the range of the scores, as `facts.json` has it."""
+    s = _scores(scores)
+    if s.size == 0:
+        return {"edges": [0.0, 1.0], "counts": [0]}
+    counts, edges = np.histogram(s, bins=bins)
+    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
+
+
+def compare(labels: npt.ArrayLike, logits: Mapping[str, npt.ArrayLike]) -> dict[str, Any]:
+    """The quality part of the train step's facts, from hold-out labels and each model's log-odds on the same rows.
+
+    `logits` has "brand_only" and "joint", and any further model under its own name. A brand without columns of its own
+    enters the log-odds of its base rate for every row. Keys: auc, auc_interval, gain, gain_interval, log_loss,
+    lift_at, gains_curve. An interval is null where these rows cannot tell it.
+    """
+    gain, gain_interval = auc_gain(labels, logits["brand_only"], logits["joint"])
+    return {
+        "auc": {name: auc(labels, scores) for name, scores in logits.items()},
+        "auc_interval": {name: _listed(auc_interval(labels, scores)) for name, scores in logits.items()},
+        "gain": gain,
+        "gain_interval": _listed(gain_interval),
+        "log_loss": {name: log_loss(labels, scores) for name, scores in logits.items()},
+        "lift_at": {
+            str(percent): {name: lift(labels, scores, percent) for name, scores in logits.items()}
+            for percent in LIFT_PERCENTS
+        },
+        "gains_curve": {name: gains_curve(labels, scores) for name, scores in logits.items()},
+    }
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _labels(labels: npt.ArrayLike, part: str) -> npt.NDArray[np.bool_]:
+    y = np.asarray(labels)
+    if y.ndim != 1 or y.size == 0:
+        raise ConfigError(f"the {part} has no rows", "hold out more rows, or match more people")
+    if not np.isin(y, (0, 1)).all():
+        raise ConfigError(f"the labels of the {part} are not all 0 or 1", "choose a label with two values")
+    good = int(y.sum())
+    if good in (0, y.size):
+        kind = "only good customers" if good else "no good customer"
+        raise ConfigError(
+            f"the {part} has {kind} among its {y.size} matched rows",
+            "quality can be told only where both kinds are present: hold out more, or check the label's positive value",
+        )
+    return y.astype(np.bool_)
+
+
+def _scores(scores: npt.ArrayLike) -> FloatArray:
+    s = np.asarray(scores, dtype=np.float64)
+    if s.ndim != 1 or not np.isfinite(s).all():
+        raise ConfigError("scores must be one finite number for each row")
+    return s
+
+
+def _verify_same_length(y: npt.NDArray[np.bool_], s: FloatArray) -> None:
+    if y.size != s.size:
+        raise ConfigError(f"{y.size} labels came with {s.size} scores")
+
+
+def _placements(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """For each good row the share of others it beats, for each other row the share of good ones that beat it.
+
+    [SunXu14]: the midrank among all, minus the midrank within the own class, counts the rows of the other class below.
+    """
+    y, s = _labels(labels, "hold-out"), _scores(scores)
+    _verify_same_length(y, s)
+    among_all = _midranks(s)
+    good = (among_all[y] - _midranks(s[y])) / (~y).sum()
+    other = 1 - (among_all[~y] - _midranks(s[~y])) / y.sum()
+    return good, other
+
+
+def _midranks(s: FloatArray) -> FloatArray:
+    _, inverse, counts = np.unique(s, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], dtype=np.float64)
+
+
+def _covariance(good: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArray | None:
+    """Covariance matrix of the AUCs of models on the same rows. [DeLong88]"""
+    n_good, n_other = good[0].size, other[0].size
+    if min(n_good, n_other) < 2:
+        return None
+    return np.atleast_2d(np.cov(np.array(good))) / n_good + np.atleast_2d(np.cov(np.array(other))) / n_other
+
+
+def _found(y: npt.NDArray[np.bool_], s: FloatArray, shares: FloatArray) -> FloatArray:
+    """Share of the good rows within the best-scored `shares` of all rows; straight lines between distinct scores."""
+    _, inverse = np.unique(-s, return_inverse=True)
+    people = np.concatenate(([0], np.cumsum(np.bincount(inverse)))) / y.size
+    positives = np.concatenate(([0], np.cumsum(np.bincount(inverse, weights=y)))) / y.sum()
+    return np.asarray(np.interp(shares, people, positives), dtype=np.float64)
+
+
+def _logistic(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))

@@ -1,0 +1,183 @@
+"""The figures of merit against clear-text one-liners, and the corners where a figure cannot be told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from tidegate.party import quality
+from tidegate.protocols.channel import ConfigError
+
+labelled = st.lists(st.tuples(st.integers(0, 1), st.integers(-5, 5)), min_size=4, max_size=60).filter(
+    lambda rows: 0 < sum(label for label, _ in rows) < len(rows)
+)
+
+
+def sample(n: int, seed: int = 1, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < 0.1).astype(int)
+    return y, rng.normal(size=n) + shift * y
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled)
+def test_auc_and_log_loss_are_those_of_scikit_learn_with_ties(rows: list[tuple[int, int]]) -> None:
+    y, s = np.array(rows).T
+    assert quality.auc(y, s) == pytest.approx(metrics.roc_auc_score(y, s), abs=1e-12)
+    assert quality.log_loss(y, s) == pytest.approx(metrics.log_loss(y, 1 / (1 + np.exp(-s.astype(float)))), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled, st.randoms(use_true_random=False))
+def test_no_figure_depends_on_the_order_of_rows(rows: list[tuple[int, int]], random) -> None:  # type: ignore[no-untyped-def]
+    y, s = np.array(rows).T
+    random.shuffle(rows)
+    y2, s2 = np.array(rows).T
+    for figure in (quality.auc, quality.gains_curve, lambda a, b: quality.lift(a, b, 10)):
+        assert np.allclose(figure(y, s), figure(y2, s2))
+
+
+def test_interval_agrees_with_delong_computed_pair_by_pair() -> None:
+    y, s = sample(300)
+    good, other = s[y == 1], s[y == 0]
+    wins = (good[:, None] > other) + 0.5 * (good[:, None] == other)
+    variance = wins.mean(1).var(ddof=1) / good.size + wins.mean(0).var(ddof=1) / other.size
+    area = wins.mean()
+    low, high = quality.auc_interval(y, s)  # type: ignore[misc]
+    reach = 1.959964 * np.sqrt(variance) / (area * (1 - area))
+    assert np.log(low / (1 - low)) == pytest.approx(np.log(area / (1 - area)) - reach, abs=1e-5)
+    assert low < area < high
+
+
+def test_interval_of_the_gain_covers_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(7)
+    covered, n = 0, 300
+    big_y = (rng.random(200_000) < 0.2).astype(int)
+    shared = rng.normal(size=big_y.size)
+    before, after = shared + 0.7 * big_y, shared + rng.normal(size=big_y.size) * 0.5 + 1.0 * big_y
+    truth = quality.auc(big_y, after) - quality.auc(big_y, before)
+    for start in range(0, 400 * n, n):
+        rows = slice(start, start + n)
+        _, interval = quality.auc_gain(big_y[rows], before[rows], after[rows])
+        assert interval is not None
+        covered += interval[0] <= truth <= interval[1]
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_paired_interval_is_shorter_than_the_two_apart() -> None:
+    y, s = sample(2000)
+    better = s + 0.2 * y + np.random.default_rng(3).normal(size=y.size) * 0.1
+    gain, interval = quality.auc_gain(y, s, better)
+    apart = quality.auc_interval(y, s)
+    assert interval is not None
+    assert apart is not None
+    assert gain > 0
+    assert interval[1] - interval[0] < 0.5 * (apart[1] - apart[0])
+
+
+def test_same_scores_gain_exactly_nothing() -> None:
+    y, s = sample(200)
+    assert quality.auc_gain(y, s, 3 * s + 1) == (0.0, (0.0, 0.0))
+
+
+def test_intervals_that_rows_cannot_tell_are_none() -> None:
+    assert quality.auc_interval([1, 0, 0, 0], [3, 1, 2, 0]) is None, "one good row has no spread"
+    assert quality.auc_interval([1, 1, 0, 0], [4, 3, 2, 1]) is None, "perfectly apart"
+    assert quality.auc_gain([1, 0, 0], [1, 2, 3], [3, 2, 1]) == (1.0, None)
+
+
+def test_constant_scores_rank_like_a_coin() -> None:
+    y, _ = sample(500)
+    assert quality.auc(y, np.zeros(500)) == 0.5
+    assert quality.lift(y, np.zeros(500), 5) == pytest.approx(1.0)
+    assert np.allclose(np.diff(np.array(quality.gains_curve(y, np.zeros(500))), axis=1), 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "says"),
+    [
+        ([0, 0, 0], [1, 2, 3], "no good customer"),
+        ([1, 1], [1, 2], "only good customers"),
+        ([], [], "no rows"),
+        ([0, 1, 2], [1, 2, 3], "not all 0 or 1"),
+        ([0, 1], [1, 2, 3], "2 labels came with 3 scores"),
+        ([0, 1], [1, float("nan")], "finite"),
+        ([0, 1], [1, float("inf")], "finite"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_configuration_error(labels: list[int], scores: list[float], says: str) -> None:
+    for figure in (quality.auc, quality.log_loss, quality.gains_curve, quality.calibrate):
+        with pytest.raises(ConfigError, match=says):
+            figure(labels, scores)
+
+
+def test_lift_counts_the_best_scored_share_and_ties_pro_rata() -> None:
+    y = np.array([1, 1, 0, 0, 0, 0, 0, 0, 0, 1])
+    s = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 0])
+    assert quality.lift(y, s, 20) == pytest.approx((2 / 3) / 0.2)
+    assert quality.lift([1, 0, 0, 0], [1, 1, 0, 0], 25) == pytest.approx(2.0)
+    with pytest.raises(ConfigError):
+        quality.lift(y, s, 0)
+
+
+def test_gains_curve_rises_from_nothing_to_all_in_at_most_101_points() -> None:
+    y, s = sample(3000)
+    curve = np.array(quality.gains_curve(y, s))
+    assert curve.shape == (101, 2)
+    assert curve[0].tolist() == [0, 0]
+    assert curve[-1].tolist() == [1, 1]
+    assert (np.diff(curve, axis=0) >= 0).all()
+    assert curve[10, 1] == pytest.approx(quality.lift(y, s, 10) * 0.1)
+    assert len(quality.gains_curve([0, 1, 0], [1, 2, 3])) == 4
+
+
+def test_calibrated_rates_average_to_the_base_rate_and_keep_the_order() -> None:
+    y, s = sample(5000)
+    calibration = quality.calibrate(y, s)
+    rates = calibration.rates(s)
+    assert rates.mean() == pytest.approx(y.mean(), abs=1e-4)
+    assert quality.top_rate(rates, 5) > quality.top_rate(rates, 20) > quality.top_rate(rates, 100)
+    assert quality.top_rate(rates, 100) == pytest.approx(rates.mean())
+
+
+def test_expected_rate_of_an_audience_matches_what_other_people_turn_out_to_be() -> None:
+    y, s = sample(20_000, seed=5)
+    others, scores = sample(20_000, seed=6)
+    blur = 3.0
+    blurred = scores + np.random.default_rng(9).uniform(-blur / 2, blur / 2, scores.size)
+    top = np.argsort(-blurred)[: scores.size // 10]
+    expected = quality.top_rate(quality.calibrate(y, s, blur=blur).rates(blurred), 10)
+    promised_without_blur = quality.top_rate(quality.calibrate(y, s).rates(blurred), 10)
+    assert expected == pytest.approx(others[top].mean(), abs=0.03)
+    assert promised_without_blur > expected + 0.05
+
+
+def test_calibration_stays_finite_when_perfectly_apart_or_constant() -> None:
+    apart = quality.calibrate([0, 0, 1, 1], [0, 1, 2, 3])
+    assert np.isfinite(apart.rates([-1e6, 1e6])).all()
+    assert quality.calibrate([0, 0, 0, 1], [2, 2, 2, 2]).rates([2, 50]).tolist() == pytest.approx([0.25, 0.25])
+
+
+def test_histogram_counts_every_score() -> None:
+    _, s = sample(1000)
+    counted = quality.histogram(s, bins=20)
+    assert sum(counted["counts"]) == 1000
+    assert len(counted["edges"]) == 21
+    assert quality.histogram([]) == {"edges": [0.0, 1.0], "counts": [0]}
+    assert sum(quality.histogram([1.0, 1.0])["counts"]) == 2
+
+
+def test_compare_gives_the_facts_of_the_train_step() -> None:
+    y, s = sample(800)
+    facts = quality.compare(y, {"brand_only": np.full(800, -2.2), "joint": s - 2.5, "media_only": s / 2})
+    assert set(facts["auc"]) == {"brand_only", "joint", "media_only"}
+    assert facts["auc"]["brand_only"] == 0.5
+    assert facts["auc_interval"]["brand_only"] == [0.5, 0.5]
+    assert facts["gain"] == pytest.approx(facts["auc"]["joint"] - 0.5)
+    assert facts["gain_interval"][0] > 0
+    assert set(facts["lift_at"]) == {"1", "5", "10"}
+    assert facts["lift_at"]["10"]["joint"] > 1
+    assert len(facts["gains_curve"]["joint"]) == 101
