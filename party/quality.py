@@ -33,9 +33,9 @@ _NORMAL_95 = 1.959963984540054
 _BLUR_POINTS = 21
 
 
-def verify_classes(labels: npt.ArrayLike, part: str = "hold-out") -> None:
-    """Raises ConfigError unless `labels` holds good customers and others; call it before a model is trained."""
-    _labels(labels, part)
+def check_holdout(labels: npt.ArrayLike) -> None:
+    """Raises ConfigError unless the hold-out has good customers and others; called before a model is trained."""
+    _labels(labels)
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -77,7 +77,7 @@ def auc_gain(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike)
 
 def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     """Mean negative log-likelihood in nats of scores that are log-odds; finite for every finite logit."""
-    y, z = _labels(labels, "hold-out"), _scores(logits)
+    y, z = _labels(labels), _scores(logits)
     _verify_same_length(y, z)
     return float(np.mean(np.logaddexp(0.0, np.where(y, -z, z))))
 
@@ -87,7 +87,7 @@ def gains_curve(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 101)
 
     At most 101 points, fewer where there are fewer rows; people of equal score are taken pro rata.
     """
-    y, s = _labels(labels, "hold-out"), _scores(scores)
+    y, s = _labels(labels), _scores(scores)
     _verify_same_length(y, s)
     shares = np.linspace(0.0, 1.0, max(2, min(points, 101, y.size + 1)))
     return [[float(x), float(found)] for x, found in zip(shares, _found(y, s, shares), strict=True)]
@@ -95,7 +95,7 @@ def gains_curve(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 101)
 
 def lift(labels: npt.ArrayLike, scores: npt.ArrayLike, percent: float) -> float:
     """How many times more good customers the best-scored `percent` of the rows hold than as many taken blindly."""
-    y, s = _labels(labels, "hold-out"), _scores(scores)
+    y, s = _labels(labels), _scores(scores)
     _verify_same_length(y, s)
     if not 0 < percent <= 100:
         raise ConfigError(f"a lift is taken at a share above 0 and up to 100 percent, not at {percent}")
@@ -120,7 +120,7 @@ def calibrate(labels: npt.ArrayLike, scores: npt.ArrayLike, blur: float = 0.0) -
     `blur` is the full width of the even noise on the scores that will be turned into rates, in their unit. Hold-out
     scores are exact; without allowing for the noise, rates at the top would be promised too high.
     """
-    y, s = _labels(labels, "hold-out"), _scores(scores)
+    y, s = _labels(labels), _scores(scores)
     _verify_same_length(y, s)
     if not (math.isfinite(blur) and blur >= 0):
         raise ConfigError(f"the blur of scores is a width of 0 or more, not {blur}")
@@ -142,17 +142,52 @@ def top_rate(rates: npt.ArrayLike, percent: float) -> float:
     r = _scores(rates)
     if r.size == 0 or not 0 < percent <= 100:
         raise ConfigError("an audience is a share above 0 and up to 100 percent of at least one person")
-    people = max(1, round(r.size * percent / 100))
+    people = audience_size(r.size, percent)
     return float(np.partition(r, r.size - people)[r.size - people :].mean())
 
 
-def histogram(scores: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:
-    """{"edges": bins + 1 numbers, "counts": bins numbers} over the range of the scores, as `facts.json` has it."""
-    s = _scores(scores)
-    if s.size == 0:
+def expected_sizes(
+    holdout_scores: npt.ArrayLike,
+    holdout_labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    percents: Sequence[int],
+    blur: float = 0.0,
+) -> list[dict[str, float]]:
+    """Expected quality of the best-scored `percents` of other people, as the expand step's facts have it.
+
+    `scores` are the other people's, with even noise of full width `blur` on them; hold-out scores are the same model's,
+    exact. What is expected assumes that other people of a score are like matched people of that score. The lift is
+    against taking as many of the others blindly.
+    """
+    rates = calibrate(holdout_labels, holdout_scores, blur).rates(scores)
+    base_rate = top_rate(rates, 100)
+    return [
+        {
+            "percent": percent,
+            "people": audience_size(rates.size, percent),
+            "expected_rate": top_rate(rates, percent),
+            "expected_lift": top_rate(rates, percent) / base_rate,
+        }
+        for percent in percents
+    ]
+
+
+def audience_size(pool: int, percent: float) -> int:
+    """How many of `pool` people the best-scored `percent` are; at least one."""
+    return max(1, round(pool * percent / 100))
+
+
+def histogram(logits: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:
+    """{"edges": bins + 1 probabilities, "counts": bins numbers}, as `facts.json` has it.
+
+    The bins are equally wide in log-odds: where good customers are rare, bins of equal probability would put nearly
+    everybody into the first one.
+    """
+    z = _scores(logits)
+    if z.size == 0:
         return {"edges": [0.0, 1.0], "counts": [0]}
-    counts, edges = np.histogram(s, bins=bins)
-    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
+    counts, edges = np.histogram(np.clip(z, -30, 30), bins=bins)
+    return {"edges": [_logistic(float(edge)) for edge in edges], "counts": [int(count) for count in counts]}
 
 
 def compare(labels: npt.ArrayLike, logits: Mapping[str, npt.ArrayLike]) -> dict[str, Any]:
@@ -181,17 +216,17 @@ def _listed(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _labels(labels: npt.ArrayLike, part: str) -> npt.NDArray[np.bool_]:
+def _labels(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     y = np.asarray(labels)
     if y.ndim != 1 or y.size == 0:
-        raise ConfigError(f"the {part} has no rows", "hold out more rows, or match more people")
+        raise ConfigError("the hold-out has no rows", "hold out more rows, or match more people")
     if not np.isin(y, (0, 1)).all():
-        raise ConfigError(f"the labels of the {part} are not all 0 or 1", "choose a label with two values")
+        raise ConfigError("the labels of the hold-out are not all 0 or 1", "choose a label with two values")
     good = int(y.sum())
     if good in (0, y.size):
         kind = "only good customers" if good else "no good customer"
         raise ConfigError(
-            f"the {part} has {kind} among its {y.size} matched rows",
+            f"the hold-out has {kind} among its {y.size} matched rows",
             "quality can be told only where both kinds are present: hold out more, or check the label's positive value",
         )
     return y.astype(np.bool_)
@@ -214,7 +249,7 @@ def _placements(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[FloatArra
 
     [SunXu14]: the midrank among all, minus the midrank within the own class, counts the rows of the other class below.
     """
-    y, s = _labels(labels, "hold-out"), _scores(scores)
+    y, s = _labels(labels), _scores(scores)
     _verify_same_length(y, s)
     among_all = _midranks(s)
     good = (among_all[y] - _midranks(s[y])) / (~y).sum()

@@ -109,6 +109,9 @@ def test_constant_scores_rank_like_a_coin() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_a_configuration_error(labels: list[int], scores: list[float], says: str) -> None:
+    if len(labels) == len(scores) and np.isfinite(scores).all():
+        with pytest.raises(ConfigError, match=says):
+            quality.check_holdout(labels)
     for figure in (quality.auc, quality.log_loss, quality.gains_curve, quality.calibrate):
         with pytest.raises(ConfigError, match=says):
             figure(labels, scores)
@@ -153,6 +156,11 @@ def test_expected_rate_of_an_audience_matches_what_other_people_turn_out_to_be()
     promised_without_blur = quality.top_rate(quality.calibrate(y, s).rates(blurred), 10)
     assert expected == pytest.approx(others[top].mean(), abs=0.03)
     assert promised_without_blur > expected + 0.05
+    [ten, all_of_them] = quality.expected_sizes(s, y, blurred, [10, 100], blur)
+    assert ten["people"] == 2000
+    assert ten["expected_rate"] == expected
+    assert ten["expected_lift"] == pytest.approx(expected / all_of_them["expected_rate"])
+    assert all_of_them["expected_lift"] == pytest.approx(1.0)
 
 
 def test_calibration_stays_finite_when_perfectly_apart_or_constant() -> None:
@@ -164,6 +172,7 @@ def test_calibration_stays_finite_when_perfectly_apart_or_constant() -> None:
 def test_histogram_counts_every_score() -> None:
     _, s = sample(1000)
     counted = quality.histogram(s, bins=20)
+    assert 0 < counted["edges"][0] < counted["edges"][-1] < 1
     assert sum(counted["counts"]) == 1000
     assert len(counted["edges"]) == 21
     assert quality.histogram([]) == {"edges": [0.0, 1.0], "counts": [0]}
