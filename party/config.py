@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import NAME
+from tidegate.wire.identity import Identity
 
 
 def default_home() -> Path:
@@ -51,9 +52,9 @@ class Home:
         return self.path / "store.db"
 
     @property
-    def keys(self) -> Path:
-        """The folder with the party's private keys (mode 0700, files 0600)."""
-        return self.path / "keys"
+    def identity_key(self) -> Path:
+        """The party's private keys (mode 0600)."""
+        return self.path / "identity.key"
 
     @property
     def coordinator_ca(self) -> Path:
@@ -95,7 +96,7 @@ class Home:
         if self.exists():
             raise ConfigError(f"{self.path} already holds the party {self.name()}", "name another folder with --home")
         try:
-            for folder in (self.path, self.keys, self.path / "coordinator", self.path / "staging", self.path / "campaigns"):
+            for folder in (self.path, self.path / "coordinator", self.path / "staging", self.path / "campaigns"):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(0o700)
         except OSError as error:
@@ -115,6 +116,16 @@ class Home:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(f"{self.party_toml}: expected name = \"...\", found {name!r}", "restore the file; it names the party")
         return name
+
+    def load_identity(self) -> Identity:
+        """The party's keys. ConfigError if they are missing, damaged, readable by others, or another party's."""
+        identity = Identity.load(self.identity_key)
+        if identity.name != self.name():
+            raise ConfigError(
+                f"{self.identity_key} holds the keys of {identity.name}, this party is {self.name()}",
+                "restore the right file from a backup",
+            )
+        return identity
 
     def coordinator(self) -> Coordinator:
         """The way to the coordinator. ConfigError before `tidegate party join`."""

@@ -30,7 +30,7 @@ ATTEMPTS = 3
 _tables = sa.MetaData()
 _meta = sa.Table("meta", _tables, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False))
 _salts = sa.Table(
-    "salts", _tables, sa.Column("sha256", sa.Text, primary_key=True), sa.Column("salt", sa.LargeBinary, nullable=False)
+    "salts", _tables, sa.Column("digest", sa.Text, primary_key=True), sa.Column("salt", sa.LargeBinary, nullable=False)
 )
 _datasets = sa.Table(
     "datasets",
@@ -112,7 +112,7 @@ _charges = sa.Table(
     "charges",
     _tables,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("commitment", sa.Text, nullable=False, index=True),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
     sa.Column("partner", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("amount", sa.Integer, nullable=False),
@@ -135,7 +135,10 @@ _audit = sa.Table("audit", _tables, sa.Column("seq", sa.Integer, primary_key=Tru
 
 @dataclass(frozen=True)
 class Dataset:
-    """A registered file. `keys` says which column holds which kind of identifier; `columns` is what `describe` saw."""
+    """A registered file. `digest` is its SHA-256 (hex) and stays here; `commitment` is the salted one that others see.
+
+    `keys` says which column holds which kind of identifier; `columns` is what `describe` saw.
+    """
 
     name: str
     path: Path
@@ -143,7 +146,7 @@ class Dataset:
     region: str
     duplicates: str
     rows: int
-    sha256: str
+    digest: str
     salt: bytes
     commitment: str
     columns: list[dict[str, Any]]
@@ -178,7 +181,8 @@ class Campaign:
     """A contract with what this party knows about it."""
 
     hash: bytes
-    contract: Contract
+    name: str
+    contract_bytes: bytes
     proposer: str
     state: str
     reason: str
@@ -191,8 +195,9 @@ class Campaign:
         return self.hash.hex()[:12]
 
     @property
-    def name(self) -> str:
-        return self.contract.campaign
+    def contract(self) -> Contract:
+        """Read anew from its bytes. DisagreementError when this version cannot read it."""
+        return Contract.from_bytes(self.contract_bytes)
 
 
 @dataclass(frozen=True)
@@ -225,9 +230,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Charge:
-    """What was spent of a budget: `amount` of `kind` on one data set towards one partner."""
+    """What was spent of a budget: `amount` of `kind` on one file (its digest) towards one partner."""
 
-    commitment: str
+    digest: str
     partner: str
     kind: str
     amount: int
@@ -295,16 +300,16 @@ class Store:
 
     # Data sets
 
-    def salt_for(self, sha256: str, fresh: bytes) -> bytes:
+    def salt_for(self, digest: str, fresh: bytes) -> bytes:
         """The salt that goes into the commitment of a file: `fresh` at first, the same for ever after.
 
         A file that is registered twice keeps its commitment, so that registering it anew does not clear its budgets.
         """
         with self._write() as db:
-            kept = db.execute(sa.select(_salts.c.salt).where(_salts.c.sha256 == sha256)).scalar()
+            kept = db.execute(sa.select(_salts.c.salt).where(_salts.c.digest == digest)).scalar()
             if kept is not None:
                 return bytes(kept)
-            db.execute(_salts.insert().values(sha256=sha256, salt=fresh))
+            db.execute(_salts.insert().values(digest=digest, salt=fresh))
             return fresh
 
     def add_dataset(self, dataset: Dataset) -> None:
@@ -314,7 +319,7 @@ class Store:
                 "keys": dataset.keys,
                 "region": dataset.region,
                 "duplicates": dataset.duplicates,
-                "sha256": dataset.sha256,
+                "digest": dataset.digest,
                 "columns": dataset.columns,
             }
         )
@@ -584,19 +589,21 @@ class Store:
 
     # Budgets
 
-    def charge(self, commitment: str, partner: str, kind: str, amount: int, limit: int, run: bytes) -> None:
-        """Spends `amount` of the budget `kind` of a data set towards a partner, before the answer is sent. PolicyError
-        when that would pass `limit`, and then nothing is spent.
+    def charge(
+        self, digest: str, partner: str, kind: str, amount: int, limit: int, contract: bytes, run: bytes
+    ) -> None:
+        """Spends `amount` of the budget `kind` of a file (its digest) towards a partner, before the answer is sent.
 
-        Runs are attempts at one answer: those of the same step of the same contract spend the budget once, as much as the
-        most expensive of them. There may be three; then a person must agree, by approving a new contract.
+        PolicyError when that would pass `limit`, and then nothing is spent. Runs are attempts at one answer: those of the
+        same step of the same contract spend the budget once, as much as the most expensive of them. There may be three;
+        then a person must agree, by approving a new contract.
         """
         if amount < 1:
             raise ValueError("a charge is at least 1")
         with self._write() as db:
-            known = db.execute(sa.select(_runs.c.contract, _runs.c.step).where(_runs.c.run == run)).first()
-            answer = f"{known.contract.hex()}/{known.step}" if known else run.hex()
-            before = self._spent(db, commitment, partner, kind)
+            step = db.execute(sa.select(_runs.c.step).where(_runs.c.run == run)).scalar()
+            answer = f"{contract.hex()}/{step}"
+            before = self._spent(db, digest, partner, kind)
             attempts = before.setdefault(answer, {})
             attempts[run] = attempts.get(run, 0) + amount
             if len(attempts) > ATTEMPTS:
@@ -612,7 +619,7 @@ class Store:
                 )
             db.execute(
                 _charges.insert().values(
-                    commitment=commitment,
+                    digest=digest,
                     partner=partner,
                     kind=kind,
                     amount=amount,
@@ -621,23 +628,22 @@ class Store:
                     at_s=self._time_s(),
                 )
             )
-            contract = known.contract.hex() if known else ""
-            self._append(db, "budget charged", contract, {"kind": kind, "amount": amount, "partner": partner, "total": total})
+            self._append(db, "budget charged", contract.hex(), {"kind": kind, "amount": amount, "partner": partner, "total": total})
 
     def charges(self) -> list[Charge]:
         """What was spent, per data set, partner and kind."""
         with self._read() as db:
-            triples = db.execute(sa.select(_charges.c.commitment, _charges.c.partner, _charges.c.kind).distinct()).all()
+            triples = db.execute(sa.select(_charges.c.digest, _charges.c.partner, _charges.c.kind).distinct()).all()
             found = []
-            for commitment, partner, kind in triples:
-                answers = self._spent(db, commitment, partner, kind)
+            for digest, partner, kind in triples:
+                answers = self._spent(db, digest, partner, kind)
                 total = sum(max(runs.values()) for runs in answers.values())
-                found.append(Charge(commitment, partner, kind, total, max(len(runs) for runs in answers.values())))
-            return sorted(found, key=lambda charge: (charge.commitment, charge.partner, charge.kind))
+                found.append(Charge(digest, partner, kind, total, max(len(runs) for runs in answers.values())))
+            return sorted(found, key=lambda charge: (charge.digest, charge.partner, charge.kind))
 
-    def _spent(self, db: sa.Connection, commitment: str, partner: str, kind: str) -> dict[str, dict[bytes, int]]:
+    def _spent(self, db: sa.Connection, digest: str, partner: str, kind: str) -> dict[str, dict[bytes, int]]:
         """answer -> run -> amount."""
-        of = (_charges.c.commitment == commitment) & (_charges.c.partner == partner) & (_charges.c.kind == kind)
+        of = (_charges.c.digest == digest) & (_charges.c.partner == partner) & (_charges.c.kind == kind)
         spent: dict[str, dict[bytes, int]] = {}
         for row in db.execute(sa.select(_charges).where(of)):
             runs = spent.setdefault(row.answer, {})
@@ -722,7 +728,7 @@ def _dataset(row: Any) -> Dataset:
         region=body["region"],
         duplicates=body["duplicates"],
         rows=row.rows,
-        sha256=body["sha256"],
+        digest=body["digest"],
         salt=bytes(row.salt),
         commitment=row.commitment,
         columns=body["columns"],
@@ -740,5 +746,4 @@ def _offer(row: Any) -> Offer:
 
 
 def _campaign(row: Any) -> Campaign:
-    contract = Contract.from_bytes(bytes(row.contract))
-    return Campaign(bytes(row.hash), contract, row.proposer, row.state, row.reason, row.by, row.added_s, row.changed_s)
+    return Campaign(bytes(row.hash), row.name, bytes(row.contract), row.proposer, row.state, row.reason, row.by, row.added_s, row.changed_s)
