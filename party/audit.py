@@ -33,7 +33,7 @@ class Entry:
     hash: str
 
 
-def line(seq: int, previous: str, at_s: int, event: str, contract: str, detail: dict[str, Any]) -> tuple[str, str]:
+def link(seq: int, previous: str, at_s: int, event: str, contract: str, detail: dict[str, Any]) -> tuple[str, str]:
     """The canonical JSON line (RFC 8785) of an entry, and its SHA-256."""
     data = rfc8785.dumps(
         {"seq": seq, "previous": previous, "at_s": at_s, "event": event, "contract": contract, "detail": detail}
@@ -52,7 +52,7 @@ def verify(lines: Iterable[str], head: str | None = None, expected: str | None =
         try:
             body = json.loads(text)
             entry = Entry(seq, body["at_s"], body["event"], body["contract"], body["detail"], text, "")
-            right, digest = line(seq, previous, entry.at_s, entry.event, entry.contract, entry.detail)
+            right, digest = link(seq, previous, entry.at_s, entry.event, entry.contract, entry.detail)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise _broken(seq) from None
         if right != text:

@@ -13,6 +13,8 @@ from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import NAME
 from tidegate.wire.identity import Identity
 
+RESERVED = ("coordinator", "invite")
+
 
 def default_home() -> Path:
     """$TIDEGATE_HOME, or else ~/.tidegate/party."""
@@ -86,13 +88,18 @@ class Home:
         """This home, or ConfigError when no party was made here."""
         if not self.exists():
             raise ConfigError(
-                f"there is no party at {self.path}", "make one with `tidegate party init NAME`, or name its folder with --home"
+                f"there is no party at {self.path}",
+                "make one with `tidegate party init NAME`, or name its folder with --home",
             )
         return self
 
     def create(self, name: str) -> None:
         """Writes the folders and party.toml of a new party. ConfigError if there is one already."""
-        check_party_name(name)
+        check_name(name)
+        if name in RESERVED:
+            raise ConfigError(
+                f"a party cannot be called {name!r}", "that name stands for somebody else: choose another"
+            )
         if self.exists():
             raise ConfigError(f"{self.path} already holds the party {self.name()}", "name another folder with --home")
         try:
@@ -100,7 +107,9 @@ class Home:
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(0o700)
         except OSError as error:
-            raise ConfigError(f"the folder {self.path} cannot be made: {error.strerror}", "name another with --home") from None
+            raise ConfigError(
+                f"the folder {self.path} cannot be made: {error.strerror}", "name another with --home"
+            ) from None
         write_file(self.party_toml, f'name = "{name}"\n'.encode())
 
     def _settings(self) -> dict[str, object]:
@@ -114,7 +123,9 @@ class Home:
         """The party's name, from party.toml."""
         name = self._settings().get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ConfigError(f"{self.party_toml}: expected name = \"...\", found {name!r}", "restore the file; it names the party")
+            raise ConfigError(
+                f'{self.party_toml}: expected name = "...", found {name!r}', "restore the file; it names the party"
+            )
         return name
 
     def load_identity(self) -> Identity:
@@ -165,12 +176,12 @@ def check_address(address: str) -> None:
         raise ConfigError(f"the address {address!r} is not HOST:PORT", "for example coordinator.example.com:7443")
 
 
-def check_party_name(name: str) -> None:
-    """ConfigError unless this can name a party or a data set."""
+def check_name(name: str) -> None:
+    """ConfigError unless this can name a party, a data set or a campaign."""
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} cannot be a name: expected a to z, 0 to 9, - and _, at most 63, beginning with a letter or digit",
-            "for example `acme` or `customers_2026`",
+            f"{name[:80]!r} cannot be a name",
+            "use 1 to 63 lower-case letters, digits, - and _, the first a letter or digit: `acme`, `customers_2026`",
         )
 
 
@@ -193,4 +204,6 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", "free some space or check who owns the folder") from None
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}", "free some space or check who owns the folder"
+        ) from None

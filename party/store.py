@@ -16,10 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tidegate.protocols.channel import ConfigError, PolicyError
+from tidegate.protocols.channel import ConfigError, PolicyError, TidegateError
 from tidegate.wire.contract import Contract
 
-from . import audit
+from .audit import START, Entry, link, verify
 
 SCHEMA = 1
 # signing: signatures are missing; waiting: a party is not there; the last five are final.
@@ -27,8 +27,15 @@ STATES = ("signing", "waiting", "running", "done", "failed", "refused", "cancell
 FINAL = ("done", "failed", "refused", "cancelled", "expired")
 ATTEMPTS = 3
 
+
+class PersonError(TidegateError):
+    """This party's people have to do something; then the step goes on by itself."""
+
+
 _tables = sa.MetaData()
-_meta = sa.Table("meta", _tables, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False))
+_meta = sa.Table(
+    "meta", _tables, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
+)
 _salts = sa.Table(
     "salts", _tables, sa.Column("digest", sa.Text, primary_key=True), sa.Column("salt", sa.LargeBinary, nullable=False)
 )
@@ -120,6 +127,13 @@ _charges = sa.Table(
     sa.Column("run", sa.LargeBinary, nullable=False),
     sa.Column("at_s", sa.Integer, nullable=False),
 )
+_renewals = sa.Table(
+    "renewals",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("contract", sa.LargeBinary, nullable=False, index=True),
+    sa.Column("at_s", sa.Integer, nullable=False),
+)
 _letters = sa.Table(
     "letters",
     _tables,
@@ -130,7 +144,9 @@ _letters = sa.Table(
     sa.Column("note", sa.Text, nullable=False),
     sa.Column("at_s", sa.Integer, nullable=False),
 )
-_audit = sa.Table("audit", _tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("line", sa.Text, nullable=False))
+_audit = sa.Table(
+    "audit", _tables, sa.Column("seq", sa.Integer, primary_key=True), sa.Column("line", sa.Text, nullable=False)
+)
 
 
 @dataclass(frozen=True)
@@ -348,7 +364,8 @@ class Store:
         if row is None:
             names = ", ".join(dataset.name for dataset in self.datasets()) or "none yet"
             raise ConfigError(
-                f"no data set {name!r} is registered here (registered: {names})", "register it with `tidegate party data add`"
+                f"no data set {name!r} is registered here (registered: {names})",
+                "register it with `tidegate party data add`",
             )
         return _dataset(row)
 
@@ -400,7 +417,9 @@ class Store:
                 )
             )
             event = "data set offered" if sent else "offer received"
-            self._append(db, event, "", {"partner": offer.partner, "dataset": offer.dataset, "commitment": offer.commitment})
+            self._append(
+                db, event, "", {"partner": offer.partner, "dataset": offer.dataset, "commitment": offer.commitment}
+            )
 
     def offers(self, *, sent: bool) -> list[Offer]:
         """The offers we received, or those we sent."""
@@ -435,7 +454,9 @@ class Store:
                     number=number,
                 )
             )
-            self._append(db, "contract received", contract.hash.hex(), {"campaign": contract.campaign, "proposer": proposer})
+            self._append(
+                db, "contract received", contract.hash.hex(), {"campaign": contract.campaign, "proposer": proposer}
+            )
         return True
 
     def campaigns(self) -> list[Campaign]:
@@ -444,7 +465,7 @@ class Store:
             return [_campaign(row) for row in db.execute(sa.select(_campaigns).order_by(_campaigns.c.number))]
 
     def campaign(self, ref: str | bytes) -> Campaign:
-        """By hash (bytes), by the first 6 or more hex digits of it, or the newest of a name. ConfigError if there is none."""
+        """By hash (bytes), by 6 or more of its first hex digits, or the newest of a name. ConfigError if there is none."""
         query = sa.select(_campaigns).order_by(_campaigns.c.number.desc())
         with self._read() as db:
             rows = list(db.execute(query))
@@ -496,7 +517,7 @@ class Store:
     # Runs
 
     def start_run(self, contract: bytes, step: int, run: bytes, attempt: int) -> None:
-        """Notes a run before its worker starts. ValueError when this run is known already: run ids are never used twice."""
+        """Notes a run before its worker starts. ValueError when this run is known already: ids are never used twice."""
         with self._write() as db:
             if db.execute(sa.select(_runs.c.run).where(_runs.c.run == run)).first():
                 raise ValueError("a run of this id was started before")
@@ -545,7 +566,9 @@ class Store:
                 return False
             values = {name: value for name, value in given.items() if value}
             db.execute(_runs.update().where(_runs.c.run == run).values(state=state, **values))
-            detail = {"step": row.step, "run": run.hex()} | ({"error": error, "reason": reason} if state == "failed" else {})
+            detail = {"step": row.step, "run": run.hex()} | (
+                {"error": error, "reason": reason} if state == "failed" else {}
+            )
             if receipt:
                 detail["receipt"] = receipt.hex()
             self._append(db, f"run {state}", row.contract.hex(), detail)
@@ -594,9 +617,9 @@ class Store:
     ) -> None:
         """Spends `amount` of the budget `kind` of a file (its digest) towards a partner, before the answer is sent.
 
-        PolicyError when that would pass `limit`, and then nothing is spent. Runs are attempts at one answer: those of the
-        same step of the same contract spend the budget once, as much as the most expensive of them. There may be three;
-        then a person must agree, by approving a new contract.
+        PolicyError when that would pass `limit`, and then nothing is spent. Runs are attempts at one answer: those of
+        the same step of the same contract spend the budget once, as much as the most expensive of them. After three of
+        them PersonError, until a person agrees to three more (`renew`).
         """
         if amount < 1:
             raise ValueError("a charge is at least 1")
@@ -606,16 +629,17 @@ class Store:
             before = self._spent(db, digest, partner, kind)
             attempts = before.setdefault(answer, {})
             attempts[run] = attempts.get(run, 0) + amount
-            if len(attempts) > ATTEMPTS:
-                raise PolicyError(
-                    f"this step has reached an answer for {partner} in {ATTEMPTS} attempts and none was finished",
-                    "find out why they end early, then propose the campaign again so that a person approves it",
+            agreed = sa.select(sa.func.count()).where(_renewals.c.contract == contract)
+            if len(attempts) > ATTEMPTS * (1 + db.execute(agreed).scalar_one()):
+                raise PersonError(
+                    f"this step was answered {len(attempts) - 1} times without an end; each attempt tells {partner} a little",
+                    f"find out why the attempts end early, then agree to {ATTEMPTS} more: `tidegate party retry CAMPAIGN`",
                 )
             total = sum(max(runs.values()) for runs in before.values())
             if total > limit:
                 raise PolicyError(
-                    f"the budget of this data set towards {partner} is spent: {kind} would reach {total}, the limit is {limit}",
-                    "a new snapshot of the data has a new budget; `tidegate party budget` shows what was spent on this one",
+                    f"the budget of this data set towards {partner} is spent: {kind} would reach {total} of {limit}",
+                    "newer data has a new budget; `tidegate party budget` shows what was spent on this one",
                 )
             db.execute(
                 _charges.insert().values(
@@ -628,7 +652,23 @@ class Store:
                     at_s=self._time_s(),
                 )
             )
-            self._append(db, "budget charged", contract.hex(), {"kind": kind, "amount": amount, "partner": partner, "total": total})
+            self._append(
+                db,
+                "budget charged",
+                contract.hex(),
+                {"kind": kind, "amount": amount, "partner": partner, "total": total},
+            )
+
+    def renew(self, contract: bytes) -> None:
+        """Notes that a person agrees to three more attempts at each step of this contract."""
+        with self._write() as db:
+            db.execute(_renewals.insert().values(contract=contract, at_s=self._time_s()))
+            self._append(db, "further attempts agreed", contract.hex(), {"attempts": ATTEMPTS})
+
+    def renewals(self) -> int:
+        """How often a person agreed to further attempts, of all contracts: changes when one does."""
+        with self._read() as db:
+            return db.execute(sa.select(sa.func.count()).select_from(_renewals)).scalar_one()
 
     def charges(self) -> list[Charge]:
         """What was spent, per data set, partner and kind."""
@@ -677,7 +717,9 @@ class Store:
     def letters_aside(self) -> list[Letter]:
         query = sa.select(_letters).where(_letters.c.state == "aside").order_by(_letters.c.at_s)
         with self._read() as db:
-            return [Letter(bytes(row.id), row.sender, bytes(row.sealed), row.note, row.at_s) for row in db.execute(query)]
+            return [
+                Letter(bytes(row.id), row.sender, bytes(row.sealed), row.note, row.at_s) for row in db.execute(query)
+            ]
 
     # Audit
 
@@ -686,17 +728,17 @@ class Store:
         with self._write() as db:
             self._append(db, event, contract.hex(), detail)
 
-    def audit_trail(self, expected: str | None = None) -> list[audit.Entry]:
+    def audit_trail(self, expected: str | None = None) -> list[Entry]:
         """The verified trail. DisagreementError if it was changed."""
         with self._read() as db:
             lines = [row.line for row in db.execute(sa.select(_audit.c.line).order_by(_audit.c.seq))]
             head = db.execute(sa.select(_meta.c.value).where(_meta.c.key == "audit_head")).scalar()
-        return audit.verify(lines, head or audit.START, expected)
+        return verify(lines, head or START, expected)
 
     def _append(self, db: sa.Connection, event: str, contract: str, detail: dict[str, Any]) -> None:
         seq = db.execute(sa.select(sa.func.coalesce(sa.func.max(_audit.c.seq), 0))).scalar_one() + 1
         head = db.execute(sa.select(_meta.c.value).where(_meta.c.key == "audit_head")).scalar()
-        text, digest = audit.line(seq, head or audit.START, self._time_s(), event, contract, detail)
+        text, digest = link(seq, head or START, self._time_s(), event, contract, detail)
         db.execute(_audit.insert().values(seq=seq, line=text))
         if head is None:
             db.execute(_meta.insert().values(key="audit_head", value=digest))
@@ -746,4 +788,14 @@ def _offer(row: Any) -> Offer:
 
 
 def _campaign(row: Any) -> Campaign:
-    return Campaign(bytes(row.hash), row.name, bytes(row.contract), row.proposer, row.state, row.reason, row.by, row.added_s, row.changed_s)
+    return Campaign(
+        bytes(row.hash),
+        row.name,
+        bytes(row.contract),
+        row.proposer,
+        row.state,
+        row.reason,
+        row.by,
+        row.added_s,
+        row.changed_s,
+    )
