@@ -12,6 +12,7 @@ from pathlib import Path
 from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import NAME
 from tidegate.wire.identity import Identity
+from tidegate.wire.invite import Endpoint
 
 RESERVED = ("coordinator", "invite")
 
@@ -20,19 +21,6 @@ def default_home() -> Path:
     """$TIDEGATE_HOME, or else ~/.tidegate/party."""
     set_home = os.environ.get("TIDEGATE_HOME")
     return Path(set_home) if set_home else Path.home() / ".tidegate" / "party"
-
-
-@dataclass(frozen=True)
-class Coordinator:
-    """The way to the coordinator: HOST:PORT, and for mutual TLS its CA, our certificate and our key (all PEM)."""
-
-    address: str
-    ca: bytes
-    certificate: bytes
-    key: bytes
-
-    def __repr__(self) -> str:
-        return f"Coordinator(address={self.address!r}, ...)"
 
 
 @dataclass(frozen=True)
@@ -138,7 +126,7 @@ class Home:
             )
         return identity
 
-    def coordinator(self) -> Coordinator:
+    def coordinator(self) -> Endpoint:
         """The way to the coordinator. ConfigError before `tidegate party join`."""
         address = self._settings().get("coordinator")
         files = (self.coordinator_ca, self.coordinator_certificate, self.coordinator_key)
@@ -151,12 +139,12 @@ class Home:
             ca, certificate, key = (file.read_bytes() for file in files)
         except OSError as error:
             raise ConfigError(f"{error.filename} cannot be read: {error.strerror}", "check who owns the file") from None
-        return Coordinator(address, ca, certificate, key)
+        return Endpoint(address, ca, certificate, key)
 
     def has_joined(self) -> bool:
         return isinstance(self._settings().get("coordinator"), str)
 
-    def join(self, coordinator: Coordinator) -> None:
+    def join(self, coordinator: Endpoint) -> None:
         """Keeps the way to a coordinator; an earlier one is replaced."""
         check_address(coordinator.address)
         write_file(self.coordinator_ca, coordinator.ca)

@@ -632,8 +632,8 @@ class Store:
             agreed = sa.select(sa.func.count()).where(_renewals.c.contract == contract)
             if len(attempts) > ATTEMPTS * (1 + db.execute(agreed).scalar_one()):
                 raise PersonError(
-                    f"this step was answered {len(attempts) - 1} times without an end; each attempt tells {partner} a little",
-                    f"find out why the attempts end early, then agree to {ATTEMPTS} more: `tidegate party retry CAMPAIGN`",
+                    f"this step was answered {len(attempts) - 1} times without an end; each tells {partner} a little",
+                    f"find out why it ends early, then allow {ATTEMPTS} more: `tidegate party retry CAMPAIGN`",
                 )
             total = sum(max(runs.values()) for runs in before.values())
             if total > limit:
@@ -713,6 +713,11 @@ class Store:
                     id=letter, sender=sender, sealed=sealed, state=state, note=note, at_s=self._time_s()
                 )
             )
+
+    def forget_letter(self, letter: bytes) -> None:
+        """Takes a letter that was set aside away, so that it can be filed."""
+        with self._write() as db:
+            db.execute(_letters.delete().where((_letters.c.id == letter) & (_letters.c.state == "aside")))
 
     def letters_aside(self) -> list[Letter]:
         query = sa.select(_letters).where(_letters.c.state == "aside").order_by(_letters.c.at_s)

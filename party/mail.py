@@ -1,0 +1,423 @@
+"""What parties tell one another outside a run: offers, proposals, approvals, refusals, cancellations.
+
+Each is a letter, signed by its sender and sealed to the recipient's card; the coordinator carries it unread. A letter
+counts only if it verifies by the card trusted here. What goes out is recorded here after the coordinator has taken it,
+so a call that fails leaves nothing behind and can be made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from tidegate import __version__
+from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError
+from tidegate.wire.contract import KEY_KINDS, NAME, Contract, signed_bytes
+from tidegate.wire.identity import Card, Identity, verify_signature
+from tidegate.wire.invite import (
+    Invite,
+    certificate_request,
+    join_signed_bytes,
+    new_tls_key,
+    pem_certificate,
+    verify_certificate,
+)
+from tidegate.wire.letter import Note, open_letter, seal_letter
+from tidegate.wire.line import dial, dial_async, explain, plain
+from tidegate.wire.relay_pb2 import (
+    CampaignState,
+    CollectRequest,
+    Docket,
+    JoinRequest,
+    Letter,
+    LookRequest,
+    PostRequest,
+    Signature,
+    Withdrawal,
+)
+from tidegate.wire.relay_pb2_grpc import RelayStub
+
+from . import policy
+from .config import Home
+from .store import FINAL, STATES, Campaign, Offer, Store
+
+TIMEOUT_S = 15
+MAX_ASIDE = 200
+MAX_REASON = 300
+
+T = TypeVar("T")
+
+
+def online(home: Home, work: Callable[[RelayStub], Awaitable[T]]) -> T:
+    """Runs `work` with a line to the coordinator, from code that has no event loop. Raises a TidegateError."""
+    endpoint = home.coordinator()
+
+    async def connected() -> T:
+        async with dial_async(endpoint) as channel:
+            try:
+                return await work(RelayStub(channel))
+            except grpc.aio.AioRpcError as error:
+                raise explain(error, endpoint.address) from None
+
+    return asyncio.run(connected())
+
+
+def join(home: Home, invite_text: str) -> str:
+    """Lets this party in at the coordinator of an invite; its address. Nothing is kept unless all of it worked."""
+    invite, identity = Invite.parse(invite_text), home.load_identity()
+    if invite.party != identity.name:
+        raise ConfigError(
+            f"the invite is for a party called {invite.party}, this one is {identity.name}",
+            f"ask for an invite for {identity.name}, or make the party {invite.party} with another --home",
+        )
+    if time.time() > invite.expires_s + policy.CLOCK_SLACK_S:
+        raise ConfigError("the invite has expired", "ask the coordinator for a new one")
+    key = new_tls_key()
+    request = certificate_request(identity, key)
+    endpoint = invite.endpoint
+    with dial(endpoint) as relay:
+        reply = relay.Join(
+            JoinRequest(
+                secret=invite.secret,
+                party=identity.name,
+                identity=identity.public,
+                csr=request,
+                signature=identity.sign(join_signed_bytes(invite.secret, request)),
+                software=__version__,
+            ),
+            timeout=TIMEOUT_S,
+        )
+    verify_certificate(reply.certificate, key, endpoint.ca, identity.name)
+    home.join(type(endpoint)(endpoint.address, endpoint.ca, pem_certificate(reply.certificate), key))
+    return endpoint.address
+
+
+async def offer(home: Home, store: Store, relay: RelayStub, dataset: str, partner: str) -> Offer:
+    """Shows a trusted partner what columns a data set has: names, kinds and ranges, never rows."""
+    data, card, rules = store.dataset(dataset), trusted(store, partner), policy.load(home)
+    if rules.allowed_partners is not None and partner not in rules.allowed_partners:
+        raise PolicyError(f"our policy does not allow {partner} as a partner", "see allowed_partners in policy.toml")
+    usable = set(policy.usable_features(data.columns)) - set(rules.hidden_columns)
+    columns = [column for column in data.columns if column["name"] in usable]
+    shown = Offer(partner, data.name, data.rows, data.commitment, sorted(data.keys), columns, int(time.time()))
+    body = {
+        "dataset": shown.dataset,
+        "rows": shown.rows,
+        "commitment": shown.commitment,
+        "keys": shown.keys,
+        "columns": shown.columns,
+    }
+    await _post(home.load_identity(), relay, [card], "offer", body)
+    store.put_offer(shown, sent=True)
+    return shown
+
+
+async def propose(home: Home, store: Store, relay: RelayStub, contract: Contract) -> Campaign:
+    """Signs a contract that this party made, sends it to the others and files it at the coordinator."""
+    identity = home.load_identity()
+    policy.check_contract(home, store, contract, time.time())
+    others = [party.name for party in contract.parties if party.name != identity.name]
+    signature = identity.sign(signed_bytes(contract.hash))
+    docket = Docket(
+        contract=contract.hash,
+        parties=[identity.name, *others],
+        steps=[step.step for step in contract.steps],
+        expires_s=contract.expires_s,
+        signature=signature,
+    )
+    await relay.File(docket, timeout=TIMEOUT_S)
+    body = {"contract": contract.to_bytes().decode(), "signature": signature.hex()}
+    await _post(identity, relay, [trusted(store, name) for name in others], "proposal", body)
+    store.put_campaign(contract, identity.name)
+    store.add_signature(contract.hash, identity.name, signature)
+    store.add_event(contract.hash, 0, f"proposed to {', '.join(others)}")
+    return store.campaign(contract.hash)
+
+
+async def approve(home: Home, store: Store, relay: RelayStub, campaign: Campaign) -> None:
+    """Signs a contract that another party proposed. Raises where our rules or our data do not allow it."""
+    identity, contract = home.load_identity(), campaign.contract
+    if campaign.state in FINAL:
+        raise PolicyError(f"the campaign {campaign.name} is over: {campaign.state}", "have it proposed again")
+    policy.check_contract(home, store, contract, time.time())
+    signature = identity.sign(signed_bytes(campaign.hash))
+    body = {"contract": campaign.hash.hex(), "signature": signature.hex()}
+    await _post(identity, relay, _others(store, identity, contract), "approval", body)
+    state = await relay.Sign(Signature(contract=campaign.hash, signature=signature), timeout=TIMEOUT_S)
+    store.add_signature(campaign.hash, identity.name, signature)
+    store.add_event(campaign.hash, 0, f"{identity.name} approved")
+    note_state(store, state)
+
+
+async def refuse(home: Home, store: Store, relay: RelayStub, campaign: Campaign, reason: str) -> None:
+    """Says no to a proposal; the reason goes to the other parties."""
+    if home.name() in store.signatures(campaign.hash):
+        raise PolicyError(
+            f"the campaign {campaign.name} was approved here", f"`tidegate campaign cancel {campaign.short}` stops it"
+        )
+    await _withdraw(home, store, relay, campaign, "refusal", reason)
+
+
+async def cancel(home: Home, store: Store, relay: RelayStub, campaign: Campaign, reason: str) -> None:
+    """Stops a campaign that this party signed. What was released stays released."""
+    await _withdraw(home, store, relay, campaign, "cancellation", reason)
+
+
+async def _withdraw(home: Home, store: Store, relay: RelayStub, campaign: Campaign, kind: str, reason: str) -> None:
+    identity = home.load_identity()
+    if campaign.state in FINAL:
+        raise PolicyError(f"the campaign {campaign.name} is over: {campaign.state}", "there is nothing left to stop")
+    body = {"contract": campaign.hash.hex(), "reason": plain(reason, MAX_REASON)}
+    await _post(identity, relay, _others(store, identity, campaign.contract), kind, body)
+    await relay.Withdraw(Withdrawal(contract=campaign.hash, refused=kind == "refusal"), timeout=TIMEOUT_S)
+    state = "refused" if kind == "refusal" else "cancelled"
+    store.set_state(campaign.hash, state, plain(reason, MAX_REASON), identity.name)
+
+
+async def collect(home: Home, store: Store, relay: RelayStub) -> list[str]:
+    """Fetches and files what waits at the coordinator; one readable line for each letter that says something new."""
+    identity, lines = home.load_identity(), list[str]()
+    kept: list[bytes] = []
+    while True:
+        reply = await relay.Collect(CollectRequest(kept=kept), timeout=TIMEOUT_S)
+        new = [letter for letter in reply.letters if letter.id not in kept]
+        if not new:
+            break
+        # A letter is forgotten by the coordinator with the next call, when it is on our disk.
+        kept = [bytes(letter.id) for letter in new]
+        lines += [line for letter in new for line in file_letter(store, identity, letter)]
+    lines += await _approve_standing(home, store, relay)
+    return lines
+
+
+async def _approve_standing(home: Home, store: Store, relay: RelayStub) -> list[str]:
+    lines = []
+    for campaign in store.campaigns():
+        if campaign.state != "signing" or home.name() in store.signatures(campaign.hash):
+            continue
+        if policy.is_auto_approved(home, store, campaign, time.time()):
+            await approve(home, store, relay, campaign)
+            store.audit("approved by the standing policy", campaign.hash)
+            lines.append(f"{campaign.name} ({campaign.short}) was approved by the standing policy in policy.toml")
+    return lines
+
+
+async def look(home: Home, store: Store, relay: RelayStub) -> dict[bytes, CampaignState]:
+    """Notes what the coordinator says of this party's campaigns, and gives it by contract hash."""
+    reply = await relay.Look(LookRequest(), timeout=TIMEOUT_S)
+    for state in reply.campaigns:
+        note_state(store, state)
+    return {bytes(state.contract): state for state in reply.campaigns}
+
+
+def note_state(store: Store, state: CampaignState) -> None:
+    """Keeps what the coordinator says of a campaign that is known here; `done` only if every step is committed here."""
+    known = [campaign for campaign in store.campaigns() if campaign.hash == state.contract]
+    if not known or state.state not in STATES:
+        return
+    if state.state == "done":
+        steps = len(known[0].contract.steps)
+        if not all(store.committed_run(known[0].hash, step) for step in range(steps)):
+            return
+    if state.state == "failed" and known[0].reason:
+        # The node heard it from its own worker, with a hint.
+        store.set_state(known[0].hash, "failed", known[0].reason, known[0].by or plain(state.by, 63))
+        return
+    store.set_state(known[0].hash, state.state, plain(state.reason), plain(state.by, 63))
+
+
+def file_letter(store: Store, identity: Identity, letter: Letter) -> list[str]:
+    """Acts on one letter, once; what a person should be told about it."""
+    if store.has_letter(letter.id) or len(letter.id) != 16 or not NAME.fullmatch(letter.sender):
+        return []
+    partner = store.partner(letter.sender)
+    if partner is None:
+        return _set_aside(store, letter, "untrusted", f"a letter from {letter.sender} waits: trust its card first")
+    try:
+        note = open_letter(identity, _card(partner.card), letter)
+    except TidegateError as error:
+        return _set_aside(store, letter, "unverified", f"a letter was set aside: {error.text}")
+    try:
+        lines = _READERS[note.kind](store, identity, note) if note.kind in _READERS else []
+    except (CarrierError, DisagreementError, ConfigError) as error:
+        lines = [f"a letter from {note.sender} was not filed: {error.text}"]
+    store.file_letter(letter.id, letter.sender)
+    return lines
+
+
+def file_letters_aside(store: Store, identity: Identity, sender: str) -> list[str]:
+    """Files the letters that waited for the sender's card to be trusted."""
+    lines = []
+    for kept in store.letters_aside():
+        if kept.sender == sender and kept.note == "untrusted":
+            store.forget_letter(kept.id)
+            letter = Letter(id=kept.id, sender=sender, recipient=identity.name, sealed=kept.sealed)
+            lines += file_letter(store, identity, letter)
+    return lines
+
+
+def trusted(store: Store, name: str) -> Card:
+    """The card of a partner. PolicyError before it is trusted here."""
+    partner = store.partner(name)
+    if partner is None:
+        raise PolicyError(
+            f"the card of {name} is not trusted here",
+            f"ask {name} for the output of `tidegate party card`, then `tidegate party trust FILE`",
+        )
+    return _card(partner.card)
+
+
+def _card(text: bytes) -> Card:
+    return Card.parse(text.decode())
+
+
+def _others(store: Store, identity: Identity, contract: Contract) -> list[Card]:
+    return [trusted(store, party.name) for party in contract.parties if party.name != identity.name]
+
+
+async def _post(identity: Identity, relay: RelayStub, cards: list[Card], kind: str, body: dict[str, Any]) -> None:
+    now_s = int(time.time())
+    letters = [seal_letter(identity, card, kind, body, now_s=now_s) for card in cards]
+    await relay.Post(PostRequest(letters=letters), timeout=TIMEOUT_S)
+
+
+def _set_aside(store: Store, letter: Letter, note: str, line: str) -> list[str]:
+    if len(store.letters_aside()) >= MAX_ASIDE:
+        return [f"a letter from {letter.sender} was dropped: {MAX_ASIDE} letters wait already"]
+    store.set_letter_aside(letter.id, letter.sender, letter.sealed, note)
+    return [line]
+
+
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+
+
+def _hex(note: Note, key: str, size: int) -> bytes:
+    value = note.body.get(key)
+    if not isinstance(value, str) or len(value) != 2 * size or not _HEX.fullmatch(value):
+        raise DisagreementError(f"its {key} is not {size} bytes in hex")
+    return bytes.fromhex(value)
+
+
+def _reason(note: Note) -> str:
+    value = note.body.get("reason", "")
+    return plain(value, MAX_REASON) if isinstance(value, str) else ""
+
+
+def _read_offer(store: Store, identity: Identity, note: Note) -> list[str]:
+    body = note.body
+    dataset, rows, keys, columns = (body.get(name) for name in ("dataset", "rows", "keys", "columns"))
+    commitment = _hex(note, "commitment", 32).hex()
+    if (
+        not isinstance(dataset, str)
+        or not NAME.fullmatch(dataset)
+        or not isinstance(rows, int)
+        or not 1 <= rows <= 10**9
+        or not isinstance(keys, list)
+        or not all(key in KEY_KINDS for key in keys)
+        or not isinstance(columns, list)
+        or len(columns) > 4096
+    ):
+        raise DisagreementError("it is no offer of a data set")
+    earlier = store.offer(note.sender, dataset, sent=False)
+    if earlier is not None and earlier.at_s > note.sent_s:
+        return []
+    shown = [_column(column) for column in columns]
+    store.put_offer(Offer(note.sender, dataset, rows, commitment, keys, shown, note.sent_s), sent=False)
+    return [f"{note.sender} offers the data set {dataset}: {rows:,} rows, {len(shown)} columns"]
+
+
+def _column(raw: object) -> dict[str, Any]:
+    """A column of an offer, checked field by field: it will be shown and compared."""
+    column = raw if isinstance(raw, dict) else {}
+    name, kind = column.get("name"), column.get("kind")
+    categories, missing = column.get("categories"), column.get("missing_percent")
+    ends = (column.get("low"), column.get("high"))
+    if (
+        not isinstance(name, str)
+        or not 1 <= len(name) <= 200
+        or not name.isprintable()
+        or kind not in ("number", "category")
+        or not isinstance(categories, list)
+        or len(categories) > 1000
+        or not all(isinstance(text, str) and len(text) <= 1000 for text in categories)
+        or not isinstance(missing, int)
+        or not all(end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in ends)
+    ):
+        raise DisagreementError("it is no offer of a data set")
+    shown = [plain(text, 200) for text in categories]
+    return {
+        "name": name,
+        "kind": kind,
+        "low": ends[0],
+        "high": ends[1],
+        "categories": shown,
+        "missing_percent": missing,
+    }
+
+
+def _read_proposal(store: Store, identity: Identity, note: Note) -> list[str]:
+    text = note.body.get("contract")
+    if not isinstance(text, str):
+        raise DisagreementError("it is no proposal")
+    contract = Contract.from_bytes(text.encode())
+    signature = _hex(note, "signature", 64)
+    _check_signer(store, contract, note, signature)
+    if contract.party(identity.name).identity != identity.public.hex():
+        raise DisagreementError("the proposal names another key for this party")
+    new = store.put_campaign(contract, note.sender)
+    store.add_signature(contract.hash, note.sender, signature)
+    if not new:
+        return []
+    store.add_event(contract.hash, 0, f"proposed by {note.sender}")
+    look_at = f"look at it with `tidegate party show {contract.short}`"
+    return [f"{note.sender} proposes the campaign {contract.campaign} ({contract.short}): {look_at}"]
+
+
+def _read_approval(store: Store, identity: Identity, note: Note) -> list[str]:
+    campaign = store.campaign(_hex(note, "contract", 32))
+    signature = _hex(note, "signature", 64)
+    _check_signer(store, campaign.contract, note, signature)
+    if note.sender in store.signatures(campaign.hash):
+        return []
+    store.add_signature(campaign.hash, note.sender, signature)
+    store.add_event(campaign.hash, 0, f"{note.sender} approved")
+    return [f"{note.sender} approved {campaign.name} ({campaign.short})"]
+
+
+def _read_refusal(store: Store, identity: Identity, note: Note) -> list[str]:
+    return _read_end(store, note, "refused")
+
+
+def _read_cancellation(store: Store, identity: Identity, note: Note) -> list[str]:
+    return _read_end(store, note, "cancelled")
+
+
+def _read_end(store: Store, note: Note, state: str) -> list[str]:
+    campaign = store.campaign(_hex(note, "contract", 32))
+    campaign.contract.party(note.sender)
+    reason = _reason(note)
+    if not store.set_state(campaign.hash, state, reason, note.sender):
+        return []
+    return [f"{note.sender} {state} {campaign.name} ({campaign.short}){f': {reason}' if reason else ''}"]
+
+
+def _check_signer(store: Store, contract: Contract, note: Note, signature: bytes) -> None:
+    """The sender is a party of the contract, under the key trusted here, and signed it."""
+    card, named = trusted(store, note.sender), contract.party(note.sender)
+    if named.identity != card.identity.hex():
+        raise DisagreementError(f"the contract names another key for {note.sender} than the card trusted here")
+    verify_signature(card.identity, signed_bytes(contract.hash), signature, "the contract")
+
+
+_READERS: dict[str, Callable[[Store, Identity, Note], list[str]]] = {
+    "offer": _read_offer,
+    "proposal": _read_proposal,
+    "approval": _read_approval,
+    "refusal": _read_refusal,
+    "cancellation": _read_cancellation,
+}

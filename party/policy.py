@@ -1,0 +1,417 @@
+"""This party's own rules, and whether a contract keeps them: looked at before approving and again before every run.
+
+The rules are HOME/policy.toml, which its owner writes; without the file the defaults below hold. They can only be
+stricter than what a contract may say anyway. Nothing is approved without a person unless [auto_approve] names it.
+
+    allowed_partners = ["acme"]        # default: every party whose card is trusted
+    allowed_steps = ["match", "train"] # default: all
+    hidden_columns = ["income"]        # never offered, never used
+    max_days = 30                      # how long a contract may run; default 90
+
+    [guards]                           # a contract must be at least this strict; default: the hard limits
+    floor = 100
+    seeds = 100
+    train_steps = 12
+    count_noise = 10
+    score_levels = 20
+
+    [auto_approve]                     # a standing approval; all three lists are needed
+    partners = ["acme"]
+    steps = ["match", "insight", "train", "score", "expand"]
+    datasets = ["people"]
+    per_day = 1
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+from tidegate import __version__
+from tidegate.protocols import catalog
+from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError, TidegateError
+from tidegate.wire.contract import Contract, ContractParty, Guards, Step, signed_bytes
+from tidegate.wire.identity import verify_signature
+
+from .config import Home
+from .data import table
+from .store import FINAL, Campaign, Store
+
+DEFAULT_GUARDS = Guards(floor=100, seeds=100, train_steps=12, count_noise=10, score_levels=20)
+# The loosest that any contract may be; the contract's own reader enforces the same.
+HARD_GUARDS = Guards(floor=50, seeds=50, train_steps=12, count_noise=0, score_levels=20)
+AT_LEAST = ("floor", "seeds", "count_noise")
+CLOCK_SLACK_S = 60
+MAX_DAYS = 90
+FEW_MEDIA_COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class AutoApprove:
+    """What a person approves ahead: partners, steps and data sets, at most `per_day` campaigns in 24 hours."""
+
+    partners: tuple[str, ...]
+    steps: tuple[str, ...]
+    datasets: tuple[str, ...]
+    per_day: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of one party. None stands for: no list was given, so all."""
+
+    allowed_partners: tuple[str, ...] | None = None
+    allowed_steps: tuple[str, ...] | None = None
+    hidden_columns: tuple[str, ...] = ()
+    max_days: int = MAX_DAYS
+    guards: Guards = HARD_GUARDS
+    auto_approve: AutoApprove | None = None
+
+
+def load(home: Home) -> Policy:
+    """The party's policy. ConfigError for a file with a mistake: a rule that cannot be read must not be skipped."""
+    path = home.policy_toml
+    if not path.exists():
+        return Policy()
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}", "correct it: a party does nothing under unread rules"
+        ) from None
+    known = {field.name for field in dataclass_fields(Policy)}
+    _only(path.name, raw, known)
+    guards = _table(path.name, raw, "guards")
+    _only(f"{path.name}: guards", guards, set(AT_LEAST) | {"train_steps", "score_levels"})
+    strict = {name: _integer(path.name, f"guards.{name}", value) for name, value in guards.items()}
+    auto = _table(path.name, raw, "auto_approve")
+    _only(f"{path.name}: auto_approve", auto, {"partners", "steps", "datasets", "per_day"})
+    return Policy(
+        allowed_partners=_names(path.name, raw, "allowed_partners") if "allowed_partners" in raw else None,
+        allowed_steps=_names(path.name, raw, "allowed_steps") if "allowed_steps" in raw else None,
+        hidden_columns=_names(path.name, raw, "hidden_columns") if "hidden_columns" in raw else (),
+        max_days=min(MAX_DAYS, _integer(path.name, "max_days", raw.get("max_days", MAX_DAYS))),
+        guards=Guards(**{field.name: _stricter(field.name, strict) for field in dataclass_fields(Guards)}),
+        auto_approve=AutoApprove(
+            partners=_names(path.name, auto, "partners"),
+            steps=_names(path.name, auto, "steps"),
+            datasets=_names(path.name, auto, "datasets"),
+            per_day=_integer(path.name, "auto_approve.per_day", auto.get("per_day", 1)),
+        )
+        if auto
+        else None,
+    )
+
+
+def problems(home: Home, store: Store, contract: Contract, now_s: float, *, files: bool = True) -> list[TidegateError]:
+    """Everything for which this party may not take part in a contract, the gravest first; empty if it may.
+
+    `files` also reads the registered file again and compares it with what the contract names.
+    """
+    found: list[TidegateError] = []
+    policy = load(home)
+    for check in (
+        _check_version,
+        _check_time,
+        _check_shape,
+        _check_parties,
+        _check_learns,
+        _check_guards,
+        _check_steps,
+    ):
+        _gather(found, check, home, store, contract, policy, now_s)
+    if not found:
+        _gather(found, _check_data, home, store, contract, policy, now_s)
+    if not found and files:
+        _gather(found, _check_file, home, store, contract, policy, now_s)
+    return found
+
+
+def check_contract(home: Home, store: Store, contract: Contract, now_s: float) -> None:
+    """Raises the first of the `problems`: DisagreementError, PolicyError or ConfigError."""
+    found = problems(home, store, contract, now_s)
+    if found:
+        raise found[0]
+
+
+def check_runnable(home: Home, store: Store, campaign: Campaign, now_s: float) -> None:
+    """Raises unless every party has signed this contract with its pinned key and our rules still allow it.
+
+    The worker compares the file with the contract, so it is not read here.
+    """
+    contract = campaign.contract
+    found = problems(home, store, contract, now_s, files=False)
+    if found:
+        raise found[0]
+    signatures = store.signatures(campaign.hash)
+    for party in contract.parties:
+        if party.name not in signatures:
+            raise PolicyError(
+                f"{party.name} has not approved the campaign {contract.campaign}", "wait for its approval"
+            )
+        verify_signature(
+            bytes.fromhex(party.identity),
+            signed_bytes(campaign.hash),
+            signatures[party.name],
+            f"{party.name}'s approval",
+        )
+
+
+def is_auto_approved(home: Home, store: Store, campaign: Campaign, now_s: float) -> bool:
+    """Whether the standing approval in policy.toml covers a contract that another party proposed."""
+    auto = load(home).auto_approve
+    if auto is None or campaign.state in FINAL:
+        return False
+    contract, me = campaign.contract, home.name()
+    recent = [c for c in store.campaigns() if c.added_s > now_s - 86400 and me in store.signatures(c.hash)]
+    return (
+        campaign.proposer in auto.partners
+        and all(party.name in auto.partners for party in contract.parties if party.name != me)
+        and all(step.step in auto.steps for step in contract.steps)
+        and contract.party(me).data.name in auto.datasets
+        and len(recent) < auto.per_day
+        and not loosened(contract.guards)
+        and not problems(home, store, contract, now_s)
+    )
+
+
+def loosened(guards: Guards) -> list[str]:
+    """One line for each guard that is looser than its default, for people who sign."""
+    lines = []
+    for field in dataclass_fields(Guards):
+        value, default = getattr(guards, field.name), getattr(DEFAULT_GUARDS, field.name)
+        if (value < default) if field.name in AT_LEAST else (value > default):
+            lines.append(f"guards.{field.name} is {value}, looser than the default {default}")
+    return lines
+
+
+def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Guards) -> dict[str, tuple[str, ...]]:
+    """What each party (name -> role) and the coordinator learn from these steps, in the catalogue's words."""
+    figures = {field.name: getattr(guards, field.name) for field in dataclass_fields(Guards)}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, role in {**parties, "coordinator": "coordinator"}.items():
+        lines = [line for step in contract_steps for line in catalog.learns(step.protocol, role, **figures)]
+        found[name] = tuple(dict.fromkeys(lines))
+    return found
+
+
+def usable_features(columns: list[dict[str, Any]]) -> list[str]:
+    """The columns that can be features, constants among them: numbers and categories."""
+    return [column["name"] for column in columns if column["kind"] in ("number", "category")]
+
+
+Check = Callable[[Home, Store, Contract, Policy, float], None]
+
+
+def _gather(
+    found: list[TidegateError], check: Check, home: Home, store: Store, contract: Contract, policy: Policy, now_s: float
+) -> None:
+    try:
+        check(home, store, contract, policy, now_s)
+    except TidegateError as error:
+        found.append(error)
+
+
+def _check_version(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    if contract.software != __version__:
+        raise DisagreementError(
+            f"the contract was made with tidegate {contract.software}, this party runs {__version__}",
+            "install the same version at both parties, then propose again",
+        )
+
+
+def _check_time(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    if now_s > contract.expires_s + CLOCK_SLACK_S:
+        raise PolicyError("the contract has expired", "propose the campaign again")
+    if contract.created_s > now_s + CLOCK_SLACK_S:
+        raise DisagreementError(
+            "the contract comes from the future", "set the clocks of both machines, then propose again"
+        )
+    days = (contract.expires_s - contract.created_s) / 86400
+    if days > policy.max_days:
+        raise PolicyError(
+            f"the contract is valid for {days:.0f} days, at most {policy.max_days} are allowed here",
+            "propose it with a smaller expires_days",
+        )
+
+
+def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    names = {party.name for party in contract.parties}
+    if any(step.step != "match" for step in contract.steps) and not contract.label.column:
+        raise DisagreementError("the contract has steps that need a label and names none", "propose it with [label]")
+    if "coordinator" in names or set(contract.features) - names:
+        raise DisagreementError("the contract names a party that it does not have", "propose it again")
+
+
+def _check_parties(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    me = home.name()
+    if contract.party(me).identity != home.load_identity().public.hex():
+        raise DisagreementError(
+            f"the contract names another key for {me} than the one that is here", "give the proposer your card anew"
+        )
+    for party in contract.parties:
+        if party.name == me:
+            continue
+        if policy.allowed_partners is not None and party.name not in policy.allowed_partners:
+            raise PolicyError(
+                f"our policy does not allow campaigns with {party.name}", "see allowed_partners in policy.toml"
+            )
+        pinned = store.partner(party.name)
+        if pinned is None:
+            raise PolicyError(
+                f"the card of {party.name} is not trusted here",
+                f"ask {party.name} for its card, then `tidegate party trust`",
+            )
+        if pinned.identity.hex() != party.identity:
+            raise DisagreementError(
+                f"the contract names another key for {party.name} than the card trusted here",
+                f"call {party.name} and compare fingerprints",
+            )
+
+
+def _check_learns(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    right = learns(contract.steps, {party.name: party.role for party in contract.parties}, contract.guards)
+    for name, lines in right.items():
+        if set(contract.learns.get(name, ())) != set(lines):
+            raise DisagreementError(
+                f"the contract does not say truly what {name} learns from its steps",
+                "have it proposed again, without [learns] or with every line that `tidegate campaign check` shows",
+            )
+
+
+def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    for field in dataclass_fields(Guards):
+        value, rule = getattr(contract.guards, field.name), getattr(policy.guards, field.name)
+        at_least = field.name in AT_LEAST
+        if (value < rule) if at_least else (value > rule):
+            raise PolicyError(
+                f"guards.{field.name} is {value}, our policy asks for {rule} or {'more' if at_least else 'less'}",
+                f"have it proposed with guards.{field.name} = {rule}",
+            )
+
+
+_INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
+    "match": {},
+    "insight": {},
+    "train": {"steps": (1, 12), "l2_milli": (1, 10**9), "lookalike_steps": (0, 11)},
+    "score": {},
+    "expand": {},
+}
+
+
+def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    steps = {step.step: step for step in contract.steps}
+    for name, step in steps.items():
+        if policy.allowed_steps is not None and name not in policy.allowed_steps:
+            raise PolicyError(f"our policy does not allow the step {name}", "see allowed_steps in policy.toml")
+        wanted = set(_INTEGER_SETTINGS[name]) | ({"sizes"} if name == "expand" else set())
+        if set(step.settings) != wanted:
+            raise DisagreementError(f"step {name} has the settings {sorted(step.settings)}, expected {sorted(wanted)}")
+        for key, (low, high) in _INTEGER_SETTINGS[name].items():
+            value = step.settings[key]
+            if not isinstance(value, int) or not low <= value <= high:
+                raise DisagreementError(f"step {name}: {key} is not a whole number from {low} to {high}")
+    sizes = steps["expand"].settings["sizes"] if "expand" in steps else [1]
+    if not isinstance(sizes, list) or sorted(set(sizes)) != sizes or not all(1 <= size <= 50 for size in sizes):
+        raise DisagreementError("step expand: sizes are not rising whole percents from 1 to 50")
+    if "train" in steps:
+        total = int(str(steps["train"].settings["steps"])) + int(str(steps["train"].settings["lookalike_steps"]))
+        if total > contract.guards.train_steps:
+            raise PolicyError(
+                f"training takes {total} steps, guards.train_steps allows {contract.guards.train_steps}",
+                "train fewer steps",
+            )
+        if "expand" in steps and not steps["train"].settings["lookalike_steps"]:
+            raise DisagreementError("step expand needs lookalike_steps in step train")
+
+
+def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    me = contract.party(home.name())
+    data = store.dataset(me.data.name)
+    if (data.commitment, data.rows) != (me.data.commitment, me.data.rows):
+        raise DisagreementError(
+            f"the contract names another state of data set {data.name} than the one registered here",
+            f"offer it again (`tidegate party data offer {data.name} --to ...`) and have the campaign proposed again",
+        )
+    for key in contract.keys:
+        if key.kind not in data.keys:
+            raise DisagreementError(
+                f"the contract matches on {key.kind}, data set {data.name} has no such key",
+                "propose it with other keys",
+            )
+    columns = {column["name"]: column for column in data.columns}
+    features = contract.features.get(me.name, ())
+    own = (contract.label.column, contract.holdout.column) if me.role == "brand" else ()
+    used = [*features, *(column for column in own if column)]
+    for column in used:
+        if column not in columns:
+            raise DisagreementError(f"the contract uses column {column!r}, data set {data.name} has none such")
+        if column in policy.hidden_columns:
+            raise PolicyError(f"our policy hides column {column!r}", "see hidden_columns in policy.toml")
+    usable = set(usable_features(data.columns))
+    for column in features:
+        if column not in usable or column in own:
+            raise DisagreementError(f"column {column!r} of data set {data.name} cannot be a feature")
+    _check_offered(store, contract, me)
+
+
+def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
+    """Columns that a partner was not shown are not its to ask for. The brand's own columns need no offer: it proposes."""
+    if me.role == "brand":
+        return
+    for party in contract.parties:
+        if party.name == me.name:
+            continue
+        offer = store.offer(party.name, me.data.name, sent=True)
+        if offer is None or offer.commitment != me.data.commitment:
+            raise PolicyError(
+                f"data set {me.data.name} as it is now was not offered to {party.name}",
+                f"`tidegate party data offer {me.data.name} --to {party.name}`, then have it proposed again",
+            )
+        shown = {column["name"] for column in offer.columns}
+        if set(contract.features.get(me.name, ())) - shown:
+            raise PolicyError(f"the contract asks for columns that were not offered to {party.name}", "refuse it")
+
+
+def _check_file(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    me = contract.party(home.name())
+    data = store.dataset(me.data.name)
+    if table.commitment(data.path, data.salt) != me.data.commitment:
+        raise DisagreementError(
+            f"the file of data set {data.name} has changed since it was registered",
+            "put the old file back, or register and offer the new one and have the campaign proposed again",
+        )
+
+
+def _only(where: str, raw: dict[str, Any], known: set[str]) -> None:
+    for name in raw:
+        if name not in known:
+            raise ConfigError(f"{where}: {name!r} is no rule; known are {', '.join(sorted(known))}", "correct its name")
+
+
+def _table(where: str, raw: dict[str, Any], key: str) -> dict[str, Any]:
+    value = raw.get(key, {})
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: {key} is a table, written [{key}]", "correct it")
+    return value
+
+
+def _names(where: str, raw: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = raw.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{where}: {key}: expected a list of names, found {value!r}", f'for example {key} = ["..."]')
+    return tuple(value)
+
+
+def _integer(where: str, key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{where}: {key}: expected a whole number, found {value!r}", "correct it")
+    return value
+
+
+def _stricter(name: str, strict: dict[str, int]) -> int:
+    hard = int(getattr(HARD_GUARDS, name))
+    return (max if name in AT_LEAST else min)(hard, strict.get(name, hard))
