@@ -1,0 +1,572 @@
+"""Which step of which campaign runs when. No sockets, no files, no clock: events come in, effects go out.
+
+    state       may become                                    what it waits for
+    signing     waiting, refused, cancelled, expired          every party's signature
+    waiting     running, waiting, done, failed, cancelled, expired    every party's node; then the step starts
+    running     waiting, done, failed, cancelled, expired     every party's receipt, or the first bad news
+    done, failed, refused, cancelled, expired                 nothing: these are final
+
+A step is committed when the receipts of all parties are here, and this is on disk before anybody is told. A run whose
+line or node was lost is over; the step starts again as a new run when everybody is back. A node that comes back says
+what it still holds: if all hold the same run with its receipt, that run is committed instead of repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tidegate.protocols.channel import TidegateError
+from tidegate.wire import relay_pb2 as pb
+
+from .refusal import RefusedError, printable
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    "signing": frozenset({"waiting", "refused", "cancelled", "expired"}),
+    "waiting": frozenset({"running", "waiting", "done", "failed", "cancelled", "expired"}),
+    "running": frozenset({"waiting", "done", "failed", "cancelled", "expired"}),
+    "done": frozenset({"failed"}),  # only when a node cannot keep what was committed
+    "failed": frozenset(),
+    "refused": frozenset(),
+    "cancelled": frozenset(),
+    "expired": frozenset(),
+}
+FINAL = frozenset({"done", "failed", "refused", "cancelled", "expired"})
+
+# How a run can end at a party, the most telling first: when several parties report, the first of these decides.
+# The number is how often a step is tried when runs end so. "person": somebody at that party has to do something first;
+# the step starts again when its node says so by a new `Here`.
+ENDINGS: dict[str, int] = {
+    "policy": 1,
+    "config": 1,
+    "disagreement": 1,
+    "person": 10**9,
+    "internal": 3,
+    "peer": 1,
+    "carrier": 10,
+    "lost": 10,
+}
+_REPORTED = tuple(kind for kind in ENDINGS if kind != "lost")  # the last one is the coordinator's own word
+HEARD_WITHIN_S = 4.0  # after the first bad news of a run: how long the other parties' reports are waited for
+REPORT_WITHIN_S = 15.0  # after a worker's line broke: how long its node may take to say why
+OPEN_WITHIN_S = 120.0  # after the start of a run: how long a worker may take to open its line
+PAUSE_AT_MOST_S = 30.0  # between two attempts; the first pause is one second, and each next one twice as long
+
+_STEP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_MAX_OPEN_PER_PARTY = 1000
+_MAX_TOLD = 1000
+_YEAR_S = 366 * 86400
+
+
+class Moment(NamedTuple):
+    """Now: by the wall clock for expiry, by a clock that never jumps for waiting times."""
+
+    wall_s: float
+    steady_s: float
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A finished step: the run whose result counts, and every party's receipt for it."""
+
+    run: bytes
+    receipts: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended at one party: `kind` is "prepared" (with a receipt) or a key of ENDINGS (with a reason)."""
+
+    kind: str
+    receipt: bytes = b""
+    reason: str = ""
+
+
+@dataclass
+class Run:
+    """A run that is going on. Lives in memory only: after a restart of the coordinator no run goes on."""
+
+    id: bytes
+    contract: bytes
+    step: int
+    parties: tuple[str, ...]
+    open_by_s: float
+    opened: set[str] = field(default_factory=set)
+    reports: dict[str, Report] = field(default_factory=dict)
+    report_by_s: dict[str, float] = field(default_factory=dict)
+    decide_by_s: float | None = None
+
+
+@dataclass
+class Campaign:
+    """A campaign as the coordinator knows it. All but the last three fields are what the store keeps."""
+
+    contract: bytes
+    parties: tuple[str, ...]
+    steps: tuple[str, ...]
+    expires_s: int
+    filed_s: float
+    changed_s: float
+    state: str = "signing"
+    step: int = 0
+    attempt: int = 0
+    reason: str = ""
+    by: str = ""
+    signatures: dict[str, bytes] = field(default_factory=dict)
+    commits: list[Commit] = field(default_factory=list)
+    run: Run | None = None
+    not_before_s: float = 0.0
+    waits_for: str = ""  # the party at which a person has to do something
+
+    @property
+    def short(self) -> str:
+        return self.contract.hex()[:12]
+
+    @property
+    def step_name(self) -> str:
+        return self.steps[min(self.step, len(self.steps) - 1)]
+
+
+@dataclass
+class Effects:
+    """What is to be done, in this order: keep `changed` on disk, then set the lines, then tell, then log."""
+
+    changed: dict[bytes, Campaign] = field(default_factory=dict)
+    lines: list[tuple[bytes, tuple[str, ...] | None]] = field(default_factory=list)  # run, its parties; None: it is over
+    tells: list[tuple[str, pb.ToNode]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    shown: dict[bytes, Campaign] = field(default_factory=dict)
+
+
+# party, contract, step, run, receipt -> transcript digest; raises TidegateError for a receipt that does not verify
+ReceiptReader = Callable[[str, bytes, int, bytes, bytes], bytes]
+
+
+class Scheduler:
+    """Every method but `state` and `look` returns the Effects of one event."""
+
+    def __init__(
+        self,
+        campaigns: Iterable[Campaign],
+        *,
+        read_receipt: ReceiptReader,
+        new_run: Callable[[], bytes],
+        runs_per_party: int = 4,
+    ) -> None:
+        self._campaigns = {campaign.contract: campaign for campaign in campaigns}
+        self._read_receipt, self._new_run, self._runs_per_party = read_receipt, new_run, runs_per_party
+        # What each attending party holds: (contract, step) -> run -> receipt. Who is not in it is not here.
+        self._here: dict[str, dict[tuple[bytes, int], dict[bytes, bytes]]] = {}
+        # Runs that a party was told to stop on its present line: a "prepared" that crossed the Stop no longer counts.
+        self._stopped: dict[str, set[bytes]] = {}
+        self._effects = Effects()
+
+    # What callers ask
+
+    def look(self, party: str, contract: bytes = b"") -> list[pb.CampaignState]:
+        """The state of one campaign, or of all in which `party` takes part (the latest 1,000)."""
+        if contract:
+            return [self.state(self._of(party, contract))]
+        return [self.state(campaign) for campaign in self._latest(party)]
+
+    def state(self, campaign: Campaign) -> pb.CampaignState:
+        missing: list[str] = []
+        if campaign.state == "signing":
+            missing = [party for party in campaign.parties if party not in campaign.signatures]
+        elif campaign.state == "waiting":
+            missing = [party for party in campaign.parties if party not in self._here]
+        return pb.CampaignState(
+            contract=campaign.contract,
+            state=campaign.state,
+            step=campaign.step,
+            attempt=campaign.attempt,
+            reason=campaign.reason,
+            by=campaign.by,
+            missing=missing,
+        )
+
+    # Events
+
+    def resume(self, at: Moment) -> Effects:
+        """Call once after loading: runs that were going on when the coordinator ended are over."""
+        for campaign in self._campaigns.values():
+            if campaign.state == "running":
+                self._again(campaign, "lost", "the coordinator was restarted", "", at)
+        return self._flush(at)
+
+    def file(self, party: str, docket: pb.Docket, at: Moment) -> Effects:
+        """A new campaign, signed by its proposer. The caller has verified the signature."""
+        parties, steps = tuple(docket.parties), tuple(docket.steps)
+        if len(docket.contract) != 32:
+            raise RefusedError("INVALID_ARGUMENT", f"a contract hash has 32 bytes, this one {len(docket.contract)}")
+        if not 2 <= len(parties) <= 16 or len(set(parties)) != len(parties):
+            raise RefusedError("INVALID_ARGUMENT", "a campaign has 2 to 16 different parties")
+        if parties[0] != party:
+            raise RefusedError("PERMISSION_DENIED", f"the first party of a campaign is its proposer, and {party} is calling")
+        if not 1 <= len(steps) <= 32 or not all(_STEP_NAME.fullmatch(step) for step in steps):
+            raise RefusedError("INVALID_ARGUMENT", "a campaign has 1 to 32 steps with short lower-case names")
+        known = self._campaigns.get(docket.contract)
+        if known is not None:
+            if (known.parties, known.steps, known.expires_s) == (parties, steps, docket.expires_s):
+                return self._flush(at)
+            raise RefusedError("ALREADY_EXISTS", "this contract was filed with other parties, steps or expiry")
+        if not at.wall_s < docket.expires_s < at.wall_s + 2 * _YEAR_S:
+            raise RefusedError("INVALID_ARGUMENT", "the contract has expired, or expires more than two years from now")
+        if sum(c.state not in FINAL and c.parties[0] == party for c in self._campaigns.values()) >= _MAX_OPEN_PER_PARTY:
+            raise RefusedError("RESOURCE_EXHAUSTED", f"{party} has {_MAX_OPEN_PER_PARTY} open campaigns: cancel some first")
+        campaign = Campaign(docket.contract, parties, steps, docket.expires_s, at.wall_s, at.wall_s)
+        campaign.signatures[party] = docket.signature
+        self._campaigns[campaign.contract] = campaign
+        self._changed(campaign, at)
+        self._note(campaign, f"filed by {party} for {', '.join(parties[1:])}: {', '.join(steps)}")
+        return self._flush(at)
+
+    def sign(self, party: str, contract: bytes, signature: bytes, at: Moment) -> Effects:
+        """A party's signature, which the caller has verified."""
+        campaign = self._of(party, contract)
+        if party in campaign.signatures:
+            return self._flush(at)
+        if campaign.state != "signing":
+            raise RefusedError("FAILED_PRECONDITION", f"the campaign is {campaign.state}: it cannot be signed any more")
+        campaign.signatures[party] = signature
+        self._changed(campaign, at)
+        self._note(campaign, f"signed by {party}")
+        if len(campaign.signatures) == len(campaign.parties):
+            self._move(campaign, "waiting", at)
+        return self._flush(at)
+
+    def withdraw(self, party: str, contract: bytes, refused: bool, at: Moment) -> Effects:
+        """A party refuses before it signs, or cancels at any time. A campaign that is over stays as it is."""
+        campaign = self._of(party, contract)
+        if campaign.state in FINAL:
+            return self._flush(at)
+        if refused and (campaign.state != "signing" or party in campaign.signatures):
+            raise RefusedError("FAILED_PRECONDITION", f"{party} has signed this campaign: cancel it instead of refusing")
+        state = "refused" if refused else "cancelled"
+        self._finish(campaign, state, f"{party} {state} the campaign", party, at)
+        return self._flush(at)
+
+    def here(self, party: str, held: Iterable[pb.Held], at: Moment) -> Effects:
+        """A node attends, or says anew what it holds."""
+        fresh = party not in self._here
+        if fresh:
+            self._stopped[party] = set()
+            self._effects.shown.update({campaign.contract: campaign for campaign in self._open(party)})
+        for campaign in self._open(party):
+            if campaign.waits_for == party:
+                campaign.waits_for, campaign.attempt = "", 0
+        self._here[party] = {}
+        for item in held:
+            self._hold(party, item.contract, item.step, item.run, item.receipt, item.committed, at)
+        effects = self._flush(at)
+        if fresh:
+            # What changed while it was away. The others are told of the open campaigns only, by _flush.
+            missed = [each for each in self._latest(party) if each.contract not in effects.shown]
+            effects.tells += [(party, pb.ToNode(state=self.state(campaign))) for campaign in missed]
+        return effects
+
+    def gone(self, party: str, at: Moment) -> Effects:
+        """A node's line is lost, and with it the runs in which it had not prepared its result."""
+        self._here.pop(party, None)
+        self._stopped.pop(party, None)
+        for campaign in self._open(party):
+            self._effects.shown[campaign.contract] = campaign
+            if campaign.run is not None and party not in campaign.run.reports:
+                self._report(campaign, campaign.run, party, Report("lost", reason=f"the line to {party}'s node broke"), at)
+        return self._flush(at)
+
+    def ended(self, party: str, ended: pb.Ended, at: Moment) -> Effects:
+        """A node says how a run ended there."""
+        campaign = self._campaigns.get(ended.contract)
+        if campaign is None or party not in campaign.parties or len(ended.run) != 16:
+            raise RefusedError("INVALID_ARGUMENT", "the report is about a run of which the caller is no party")
+        if not ended.prepared and ended.error not in _REPORTED:
+            text = f"a run ends with one of {', '.join(_REPORTED)}, not {printable(ended.error, 32)!r}"
+            raise RefusedError("INVALID_ARGUMENT", text)
+        if ended.prepared:
+            self._hold(party, ended.contract, ended.step, ended.run, ended.receipt, False, at)
+        elif campaign.run is not None and campaign.run.id == ended.run:
+            self._forget(party, campaign.run.id, campaign)
+            self._report(campaign, campaign.run, party, Report(ended.error, reason=printable(ended.reason)), at)
+        elif any(commit.run == ended.run for commit in campaign.commits) and campaign.state not in FINAL - {"done"}:
+            step = campaign.steps[ended.step] if ended.step < len(campaign.steps) else "a step"
+            self._finish(campaign, "failed", f"{party} could not keep the result of {step}: {printable(ended.reason)}", party, at)
+        return self._flush(at)
+
+    def line_opened(self, run: bytes, party: str) -> None:
+        """A worker has opened its line."""
+        if (going := self._going(run)) is not None:
+            going[1].opened.add(party)
+
+    def line_lost(self, run: bytes, party: str, at: Moment) -> Effects:
+        """A worker's line broke. Its node knows more and is given time to say so."""
+        if (going := self._going(run)) is not None:
+            going[1].report_by_s.setdefault(party, at.steady_s + REPORT_WITHIN_S)
+        return self._flush(at)
+
+    def overrun(self, run: bytes, party: str, limit: int, at: Moment) -> Effects:
+        """A run has moved more bytes than the coordinator forwards for one."""
+        if (going := self._going(run)) is not None:
+            text = f"the run moved more than {limit:,} bytes, which is this coordinator's limit for a run"
+            self._finish(going[0], "failed", text, party, at)
+        return self._flush(at)
+
+    def tick(self, at: Moment) -> Effects:
+        """Time has passed."""
+        for campaign in list(self._campaigns.values()):
+            if campaign.state in FINAL:
+                continue
+            if at.wall_s >= campaign.expires_s:
+                self._finish(campaign, "expired", "the contract expired before all of its steps had run", "", at)
+            elif campaign.run is not None:
+                self._watch(campaign, campaign.run, at)
+        return self._flush(at)
+
+    # How a run ends
+
+    def _watch(self, campaign: Campaign, run: Run, at: Moment) -> None:
+        for party in run.parties:
+            if campaign.run is not run:
+                return
+            if party in run.reports:
+                continue
+            if at.steady_s >= run.report_by_s.get(party, float("inf")):
+                self._stop(party, run.id, campaign, "its line broke")
+                self._report(campaign, run, party, Report("carrier", reason=f"the line of {party}'s worker broke"), at)
+            elif at.steady_s >= run.open_by_s and party not in run.opened:
+                self._stop(party, run.id, campaign, "its worker opened no line")
+                self._report(campaign, run, party, Report("carrier", reason=f"{party}'s worker opened no line"), at)
+        if campaign.run is run and run.decide_by_s is not None and at.steady_s >= run.decide_by_s:
+            self._decide(campaign, run, at)
+
+    def _report(self, campaign: Campaign, run: Run, party: str, report: Report, at: Moment) -> None:
+        run.reports[party] = report
+        prepared = {name: each.receipt for name, each in run.reports.items() if each.kind == "prepared"}
+        if len(prepared) == len(run.parties):
+            self._commit_or_fail(campaign, run.id, prepared, at)
+            return
+        if report.kind != "prepared":
+            self._note(campaign, f"{campaign.step_name}: {party}: {report.reason or report.kind}")
+            if run.decide_by_s is None:
+                run.decide_by_s = at.steady_s + HEARD_WITHIN_S
+                self._effects.lines.append((run.id, None))
+            for other in run.parties:
+                if other not in run.reports:
+                    self._stop(other, run.id, campaign, report.reason)
+        if run.decide_by_s is not None and len(run.reports) == len(run.parties):
+            self._decide(campaign, run, at)
+
+    def _decide(self, campaign: Campaign, run: Run, at: Moment) -> None:
+        """The run has failed; everybody has said how, or has had the time to."""
+        silent = [name for name in run.parties if name not in run.reports]
+        bad = [(name, report) for name, report in run.reports.items() if report.kind != "prepared"]
+        bad += [(name, Report("lost", reason=f"{name}'s node did not say how the run ended")) for name in silent]
+        party, worst = min(bad, key=lambda item: list(ENDINGS).index(item[1].kind))
+        campaign.run = None
+        if silent or any(report.kind != "lost" for _, report in bad):
+            # Somebody is known not to hold this run, so nobody will ever be told to commit it.
+            for name, report in run.reports.items():
+                if report.kind == "prepared":
+                    self._stop(name, run.id, campaign, worst.reason)
+        self._again(campaign, worst.kind, worst.reason or worst.kind, party, at)
+
+    def _again(self, campaign: Campaign, kind: str, reason: str, by: str, at: Moment) -> None:
+        """Back to waiting for the next attempt, or to the end if this kind of failure allows no more."""
+        if campaign.attempt < ENDINGS[kind]:
+            campaign.not_before_s = at.steady_s + min(PAUSE_AT_MOST_S, 2.0 ** min(campaign.attempt - 1, 8))
+            campaign.reason, campaign.by = reason, by
+            campaign.waits_for = by if kind == "person" else ""
+            self._move(campaign, "waiting", at)
+        elif ENDINGS[kind] == 1:
+            self._finish(campaign, "failed", reason, by, at)
+        else:
+            text = f"step {campaign.step_name} broke off in {campaign.attempt} attempts; the last time: {reason}"
+            self._finish(campaign, "failed", text, by, at)
+
+    def _finish(self, campaign: Campaign, state: str, reason: str, by: str, at: Moment) -> None:
+        run, campaign.run = campaign.run, None
+        if run is not None:
+            self._effects.lines.append((run.id, None))
+            for party in run.parties:
+                self._stop(party, run.id, campaign, reason)
+        for party in campaign.parties:
+            for held in self._held(party, campaign):
+                self._stop(party, held, campaign, reason)
+        campaign.reason, campaign.by = reason, by
+        self._move(campaign, state, at)
+
+    def _commit_or_fail(self, campaign: Campaign, run: bytes, receipts: dict[str, bytes], at: Moment) -> None:
+        digests = set()
+        for party, receipt in receipts.items():
+            try:
+                digests.add(self._read_receipt(party, campaign.contract, campaign.step, run, receipt))
+            except TidegateError as error:
+                self._finish(campaign, "failed", f"the receipt of {party} is not valid: {error.text}", party, at)
+                return
+        if len(digests) != 1:
+            text = f"the parties' receipts for step {campaign.step_name} name different transcripts"
+            self._finish(campaign, "failed", text, "", at)
+            return
+        name = campaign.step_name
+        campaign.run = None
+        campaign.commits.append(Commit(run, {party: receipts[party] for party in campaign.parties}))
+        for party in campaign.parties:
+            self._forget(party, run, campaign)
+        campaign.step, campaign.attempt, campaign.not_before_s = campaign.step + 1, 0, 0.0
+        campaign.reason = campaign.by = ""
+        self._effects.lines.append((run, None))
+        for party in campaign.parties:
+            self._tell_commit(party, campaign, campaign.step - 1)
+        self._note(campaign, f"{name}: committed by all")
+        self._move(campaign, "done" if campaign.step == len(campaign.steps) else "waiting", at)
+
+    # What nodes hold
+
+    def _hold(
+        self, party: str, contract: bytes, step: int, run: bytes, receipt: bytes, committed: bool, at: Moment
+    ) -> None:
+        """A node holds the result of a run: prepared, or committed already."""
+        campaign = self._campaigns.get(contract)
+        if campaign is None or party not in campaign.parties or step >= len(campaign.steps):
+            return
+        if run in self._stopped.get(party, ()):
+            return
+        if step < len(campaign.commits):
+            if committed:
+                return
+            if campaign.commits[step].run == run:
+                self._tell_commit(party, campaign, step)
+            else:
+                self._stop(party, run, campaign, "another run of this step was committed")
+        elif campaign.state in FINAL:
+            if not committed:
+                self._stop(party, run, campaign, campaign.reason)
+        elif campaign.run is not None and campaign.step == step and campaign.run.id != run:
+            self._stop(party, run, campaign, "a newer run of this step is going on")
+        else:
+            if party in self._here:
+                self._here[party].setdefault((contract, step), {})[run] = receipt
+            if campaign.run is not None and campaign.run.id == run:
+                self._report(campaign, campaign.run, party, Report("prepared", receipt=receipt), at)
+
+    def _held(self, party: str, campaign: Campaign) -> list[bytes]:
+        return [run for key, runs in self._here.get(party, {}).items() if key[0] == campaign.contract for run in runs]
+
+    def _forget(self, party: str, run: bytes, campaign: Campaign) -> None:
+        for key, runs in self._here.get(party, {}).items():
+            if key[0] == campaign.contract:
+                runs.pop(run, None)
+
+    # When a step starts
+
+    def _schedule(self, at: Moment) -> None:
+        """Starts what can start, the campaign that has waited longest first."""
+        busy: dict[str, int] = {}
+        waiting: list[Campaign] = []
+        for campaign in self._campaigns.values():
+            if campaign.run is not None:
+                for party in campaign.parties:
+                    busy[party] = busy.get(party, 0) + 1
+            elif campaign.state == "waiting":
+                waiting.append(campaign)
+        for campaign in sorted(waiting, key=lambda each: each.changed_s):
+            while campaign.state == "waiting" and self._finish_held(campaign, at):
+                pass
+            if campaign.state != "waiting" or campaign.waits_for or at.steady_s < campaign.not_before_s:
+                continue
+            if any(party not in self._here or busy.get(party, 0) >= self._runs_per_party for party in campaign.parties):
+                continue
+            for party in campaign.parties:
+                busy[party] = busy.get(party, 0) + 1
+            self._start(campaign, at)
+
+    def _finish_held(self, campaign: Campaign, at: Moment) -> bool:
+        """Commits the run of the present step that every party holds, if there is one."""
+        key = (campaign.contract, campaign.step)
+        held = [self._here.get(party, {}).get(key, {}) for party in campaign.parties]
+        common = set(held[0]).intersection(*held[1:])
+        if not common:
+            return False
+        run = min(common)
+        self._commit_or_fail(campaign, run, {party: held[i][run] for i, party in enumerate(campaign.parties)}, at)
+        return True
+
+    def _start(self, campaign: Campaign, at: Moment) -> None:
+        for party in campaign.parties:
+            for run in list(self._here[party].get((campaign.contract, campaign.step), {})):
+                self._stop(party, run, campaign, "not every party holds this run: the step starts again")
+        campaign.attempt += 1
+        run = Run(self._new_run(), campaign.contract, campaign.step, campaign.parties, at.steady_s + OPEN_WITHIN_S)
+        campaign.run = run
+        campaign.reason = campaign.by = ""
+        self._move(campaign, "running", at)
+        self._effects.lines.append((run.id, run.parties))
+        start = pb.Start(contract=campaign.contract, step=campaign.step, run=run.id, attempt=campaign.attempt)
+        for party in campaign.parties:
+            self._tell(party, pb.ToNode(start=start))
+        self._note(campaign, f"{campaign.step_name}: started, attempt {campaign.attempt}")
+
+    # Small steps that the others are made of
+
+    def _of(self, party: str, contract: bytes) -> Campaign:
+        campaign = self._campaigns.get(contract)
+        if campaign is None or party not in campaign.parties:
+            # One answer for both, so that nobody learns which contracts there are.
+            raise RefusedError("NOT_FOUND", f"{party} takes part in no campaign with this contract")
+        return campaign
+
+    def _going(self, run: bytes) -> tuple[Campaign, Run] | None:
+        for campaign in self._campaigns.values():
+            if campaign.run is not None and campaign.run.id == run:
+                return campaign, campaign.run
+        return None
+
+    def _open(self, party: str) -> list[Campaign]:
+        return [each for each in self._campaigns.values() if party in each.parties and each.state not in FINAL]
+
+    def _latest(self, party: str) -> list[Campaign]:
+        mine = [campaign for campaign in self._campaigns.values() if party in campaign.parties]
+        return sorted(mine, key=lambda each: each.changed_s)[-_MAX_TOLD:]
+
+    def _move(self, campaign: Campaign, state: str, at: Moment) -> None:
+        if state not in TRANSITIONS[campaign.state]:
+            raise RuntimeError(f"a campaign that is {campaign.state} cannot become {state}")
+        if state in FINAL:
+            self._note(campaign, state + (f": {campaign.reason}" if campaign.reason else ""))
+        campaign.state = state
+        self._changed(campaign, at)
+
+    def _changed(self, campaign: Campaign, at: Moment) -> None:
+        campaign.changed_s = at.wall_s
+        self._effects.changed[campaign.contract] = campaign
+        self._effects.shown[campaign.contract] = campaign
+
+    def _note(self, campaign: Campaign, text: str) -> None:
+        self._effects.notes.append(f"campaign {campaign.short}: {text}")
+
+    def _tell(self, party: str, message: pb.ToNode) -> None:
+        if party in self._here:
+            self._effects.tells.append((party, message))
+
+    def _tell_commit(self, party: str, campaign: Campaign, step: int) -> None:
+        commit = campaign.commits[step]
+        receipts = [commit.receipts[name] for name in campaign.parties]
+        message = pb.Commit(contract=campaign.contract, step=step, run=commit.run, receipts=receipts)
+        self._tell(party, pb.ToNode(commit=message))
+
+    def _stop(self, party: str, run: bytes, campaign: Campaign, reason: str) -> None:
+        if party in self._here and run not in self._stopped[party]:
+            self._stopped[party].add(run)
+            self._forget(party, run, campaign)
+            self._tell(party, pb.ToNode(stop=pb.Stop(contract=campaign.contract, run=run, reason=reason)))
+
+    def _flush(self, at: Moment) -> Effects:
+        self._schedule(at)
+        effects, self._effects = self._effects, Effects()
+        for campaign in effects.shown.values():
+            for party in campaign.parties:
+                if party in self._here:
+                    effects.tells.append((party, pb.ToNode(state=self.state(campaign))))
+        return effects
