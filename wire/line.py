@@ -1,0 +1,223 @@
+"""The line to the coordinator: gRPC over mutual TLS, and a worker's stream of sealed frames through it.
+
+A worker computes for seconds at a time. Its line therefore lives in a thread and an event loop of its own, which
+keeps sending and receiving meanwhile, at most `DEPTH` frames ahead each way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, TidegateError
+
+from .invite import SERVER_NAME, Endpoint
+from .relay_pb2 import Frame
+from .relay_pb2_grpc import RelayStub
+from .seal import MAX_FRAME_BYTES
+from .seal import plain as plain
+
+DEPTH = 8
+CLOSE_S = 5.0
+
+# A peer that is dead or frozen is noticed after two of these, within 30 seconds with room to spare.
+KEEPALIVE_OPTIONS = (
+    ("grpc.keepalive_time_ms", 8000),
+    ("grpc.keepalive_timeout_ms", 8000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+T = TypeVar("T")
+
+
+def _options(address: str) -> tuple[tuple[str, str | int], ...]:
+    options: tuple[tuple[str, str | int], ...] = (
+        *KEEPALIVE_OPTIONS,
+        ("grpc.ssl_target_name_override", SERVER_NAME),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+    )
+    if address.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+        options += (("grpc.enable_http_proxy", 0),)  # a company's proxy cannot reach our loopback
+    return options
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(endpoint.ca, endpoint.key, endpoint.certificate)
+
+
+@contextlib.contextmanager
+def dial(endpoint: Endpoint) -> Iterator[RelayStub]:
+    """A stub for calls that wait; what they raise leaves the block as a TidegateError. Give each call a timeout."""
+    with grpc.secure_channel(endpoint.address, _credentials(endpoint), _options(endpoint.address)) as channel:
+        try:
+            yield RelayStub(channel)
+        except grpc.RpcError as error:
+            raise explain(error, endpoint.address) from None
+
+
+def dial_async(endpoint: Endpoint) -> grpc.aio.Channel:
+    """A channel for the running event loop; pass what its calls raise to `explain`."""
+    return grpc.aio.secure_channel(endpoint.address, _credentials(endpoint), _options(endpoint.address))
+
+
+_OTHER_COORDINATOR = (
+    "the server at {address} is not the coordinator that the invite named",
+    "check the address; if the coordinator was set up anew, ask it for a new invite and join again",
+)
+_UNREACHABLE = (
+    "the coordinator at {address} cannot be reached",
+    "is it running, and may this machine connect to that address? `tidegate doctor` looks closer",
+)
+
+
+def explain(error: grpc.RpcError, address: str) -> TidegateError:
+    """What a failed call means: the coordinator is away, refuses this party, or refuses what was asked."""
+    code = error.code() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else grpc.StatusCode.UNKNOWN
+    details = plain((error.details() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else None) or "")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        text, hint = _OTHER_COORDINATOR if "CERTIFICATE_VERIFY_FAILED" in details else _UNREACHABLE
+        return CarrierError(text.format(address=address), hint)
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return ConfigError(f"the coordinator refuses: {details}", "ask whoever runs the coordinator")
+    if code in (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+    ):
+        return DisagreementError(f"the coordinator refuses: {details}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return DisagreementError(
+            "the coordinator does not know this call", "do both sides run the same version of tidegate?"
+        )
+    return CarrierError(f"the coordinator at {address} failed: {details or code.name.lower()}", "try again")
+
+
+async def open_line(endpoint: Endpoint, run: bytes, peer: str) -> Line:
+    """A line for one run to one other party, to be closed by the caller. What is wrong with it, `recv` tells."""
+    return Line(endpoint, run, peer)
+
+
+class Line:
+    """Frames of one run to and from one other party; made by `open_line`, usable from any event loop."""
+
+    def __init__(self, endpoint: Endpoint, run: bytes, peer: str) -> None:
+        self._endpoint, self._run_id, self._peer = endpoint, run, peer
+        self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue(DEPTH)
+        self._incoming: asyncio.Queue[bytes | TidegateError] = asyncio.Queue(DEPTH)
+        self._broken: TidegateError | None = None
+        self._drained: TidegateError | None = None
+        self._closing = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name=f"line to {peer}", daemon=True)
+        self._thread.start()
+
+    async def send(self, frame: bytes) -> None:
+        """Queues a frame; waits while DEPTH of them are on their way. Raises CarrierError once the line is broken."""
+        await self._there(self._put(frame))
+
+    async def recv(self) -> bytes:
+        """The next frame. Raises CarrierError when the other worker or the coordinator has gone, and ever after."""
+        return await self._there(self._take())
+
+    async def close(self) -> None:
+        """Sends what is queued, waits at most CLOSE_S for it, and ends the thread. May be called again."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop ended by itself between the two lines
+                self._loop.call_soon_threadsafe(self._closing.set)
+            await asyncio.to_thread(self._thread.join)
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` in the line's own loop and waits for it in the caller's."""
+        if self._loop.is_closed():
+            work.close()
+            raise self._broken or CarrierError("the line is closed")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _put(self, frame: bytes) -> None:
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(frame)}")
+        if self._broken is None:
+            await self._outgoing.put(frame)
+        if self._broken is not None:
+            raise self._broken
+
+    async def _take(self) -> bytes:
+        if self._drained is not None:
+            raise self._drained
+        item = await self._incoming.get()
+        if isinstance(item, TidegateError):
+            self._drained = item
+            raise item
+        return item
+
+    def _work(self) -> None:
+        """The thread: serves the line until `close`, then leaves nothing behind."""
+        try:
+            self._loop.run_until_complete(self._serve())
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        async with dial_async(self._endpoint) as channel:
+            call = RelayStub(channel).Forward()
+            reader = asyncio.create_task(self._read(call))
+            writer = asyncio.create_task(self._write(call))
+            await self._closing.wait()
+            # What is queued still goes out, and the coordinator ends the stream when it has read it all.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._outgoing.put(None)
+                    await writer
+                    while not reader.done():
+                        with contextlib.suppress(asyncio.QueueEmpty):
+                            self._incoming.get_nowait()
+                        await asyncio.wait([reader], timeout=0.02)
+            self._broken = self._broken or CarrierError("the line is closed")
+            call.cancel()
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[Frame, Frame]) -> None:
+        try:
+            # Opens the stream at the coordinator; it is not forwarded.
+            await call.write(Frame(run=self._run_id, peer=self._peer))
+            while (sealed := await self._outgoing.get()) is not None:
+                await call.write(Frame(run=self._run_id, peer=self._peer, sealed=sealed))
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The stream is over; why, the reader learns. Senders that wait for room must not wait for ever.
+            while await self._outgoing.get() is not None:
+                pass
+
+    async def _read(self, call: grpc.aio.StreamStreamCall[Frame, Frame]) -> None:
+        reason: TidegateError = CarrierError(
+            f"the coordinator ended the line to {self._peer}", "the step starts again by itself"
+        )
+        try:
+            while isinstance(frame := await call.read(), Frame):
+                if frame.end:
+                    reason = CarrierError(f"{self._peer}'s worker went away", "the step starts again when it is back")
+                    call.cancel()
+                    break
+                if frame.sealed:
+                    await self._incoming.put(frame.sealed)
+        except grpc.aio.AioRpcError as error:
+            told = explain(error, self._endpoint.address)
+            reason = CarrierError(told.text, told.hint)
+        self._broken = reason
+        await self._incoming.put(reason)
