@@ -83,8 +83,8 @@ def normalise(kind: str, texts: Sequence[str | None], region: str | None = None)
     for row, text in enumerate(texts):
         if text is None or not (text := text.strip(_BLANKS)):
             missing += 1
-        elif (identifier := spell(text)) is not None:
-            spelled.append(prefix + identifier.encode())
+        elif (identifier := _utf8(spell(text))) is not None:
+            spelled.append(prefix + identifier)
             rows.append(row)
     lengths = np.fromiter(map(len, spelled), np.int64, len(spelled))
     ids = Identifiers(b"".join(spelled), _offsets(lengths), np.array(rows, np.int64))
@@ -118,6 +118,13 @@ def keep_first(ids: Identifiers) -> Identifiers:
 _BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\u200b\u200c\u200d\u2060\ufeff"
 
 
+def _utf8(identifier: str | None) -> bytes | None:
+    try:
+        return None if identifier is None else identifier.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which is no character
+        return None
+
+
 def _offsets(lengths: IntArray) -> IntArray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -137,13 +144,15 @@ _EMAIL = re.compile(r"[^\s@\x00-\x1f]{1,64}@(?:[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-
 
 def _email(text: str) -> str | None:
     text = unicodedata.normalize("NFKC", text).lower()
+    if len(text) > 254:
+        return None
     if not text.isascii():
         local, _, domain = text.rpartition("@")
         try:
             text = f"{local}@{domain.encode('idna').decode()}"
         except UnicodeError:
             return None
-    return text if _EMAIL.fullmatch(text) and len(text) <= 254 else None
+    return text if _EMAIL.fullmatch(text) else None
 
 
 def _device(text: str) -> str | None:

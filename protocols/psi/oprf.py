@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..channel import PeerError
 from ..primitives.group import ELEMENT_BYTES, Offsets, Scalar, expand_message, hash_multiply, multiply
 
 SUITE = b"OPRFV1-\x00-ristretto255-SHA512"
@@ -55,6 +56,8 @@ def evaluate_blinded(blinded: bytes, key: Scalar) -> bytes:
 
 def finalize(inputs: Sequence[bytes], evaluated: bytes, blinding: Scalar) -> list[bytes]:
     """F_k of each input, 64 bytes. Raises PeerError for a bad answer.   RFC 9497, 3.3.1 Finalize."""
+    if len(evaluated) != len(inputs) * ELEMENT_BYTES:
+        raise PeerError(f"{len(inputs)} answers of {ELEMENT_BYTES} bytes were expected, {len(evaluated)} bytes came")
     return _outputs(inputs, multiply(evaluated, blinding.inverse()))
 
 
