@@ -1,0 +1,152 @@
+"""The report as one HTML page that needs nothing else: no script, no font, no address to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from . import results, terms, wording
+from .markup import NBSP, Html, element, joined, text
+from .wording import at, count, share, times
+
+Report = Mapping[str, Any]
+
+# A section gets the report as report.json has it and gives its HTML, empty where its step did not run.
+_SECTIONS = (
+    ("match", "Match", results.matching),
+    ("model", "Model", results.model),
+    ("people", "Good customers", results.insight),
+    ("scores", "Scores", results.scores),
+    ("lookalikes", "Lookalikes", results.lookalikes),
+    ("learned", "Who learned what", terms.learned),
+    ("guards", "Guards", terms.guards),
+    ("cost", "Time and traffic", terms.cost),
+    ("contract", "Contract", terms.contract),
+)
+_PILLS = {"better": "A real gain", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
+_MARK = Html(
+    '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
+    'fill="none" stroke="var(--joint)" stroke-width="2" stroke-linecap="round"/></svg>'
+)
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    sections = [(anchor, name, html) for anchor, name, section in _SECTIONS if (html := section(report))]
+    links = (element("a", name, href=f"#{anchor}") for anchor, name, _ in sections)
+    body = element(
+        "div",
+        element(
+            "header",
+            element("span", _MARK, report["campaign"], class_="brandmark"),
+            element("nav", *links, aria_label="Sections"),
+            class_="top",
+        ),
+        element("main", _hero(report), *(element("section", html, id=anchor) for anchor, _, html in sections)),
+        element(
+            "footer",
+            f"Made by tidegate {report['software']} at {report['party']}, from what this party holds. Contract ",
+            element("code", report["contract"][:12]),
+            ". This page loads nothing and sends nothing.",
+        ),
+        class_="sheet",
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{text(report["campaign"])} · tidegate report for {text(report["party"])}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def _hero(report: Report) -> Html:
+    label, peer = report["label"], report["peer"]
+    pill, headline, because = _headline(report)
+    note = element("div", element("p", report["note"]), class_="note") if report.get("note") else ""
+    return joined(
+        (
+            element(
+                "div",
+                element(
+                    "p",
+                    f"{report['party']} with {peer} · good customers: {label['column']} = {label['positive']}",
+                    class_="kicker",
+                ),
+                pill,
+                element("h1", headline),
+                element("p", because),
+                class_="hero long" if len(headline) > 90 else "hero",
+            ),
+            element("div", *_tiles(report), class_="tiles"),
+            note,
+        )
+    )
+
+
+def _headline(report: Report) -> tuple[Html, str, str]:
+    """A mark, the one sentence to take away, and what backs it."""
+    peer, matched = report["peer"], at(report, "match", "size")
+    verdict = wording.verdict(report.get("train", {}), peer)
+    if verdict is not None:
+        pill = element("span", _PILLS[verdict.kind], class_=f"pill {verdict.kind}")
+        return pill, verdict.headline, verdict.because
+    kept = "No row left either side. What each party learned is listed below, line by line."
+    audiences = at(report, "expand", "sizes")
+    if audiences and report["role"] == "media":
+        most = count(max(size["people"] for size in audiences))
+        return Html(""), f"{peer} found {most} of your other people who look like its good customers.", kept
+    if matched is not None:
+        return Html(""), f"You and {peer} share {count(matched)} people.", kept
+    return Html(""), "No step of this campaign has finished yet.", "Each step appears here once it has."
+
+
+def _tiles(report: Report) -> list[Html]:
+    tiles = []
+    matched, own_rows = at(report, "match", "size"), at(report, "match", f"{report['role']}_rows")
+    if matched is not None:
+        tiles.append(
+            (
+                "People matched",
+                count(matched),
+                f"{share(matched / own_rows)} of your {count(own_rows)} rows" if own_rows else "",
+            )
+        )
+    alone, joint = at(report, "train", "auc", "brand_only"), at(report, "train", "auc", "joint")
+    if joint is not None and alone is not None:
+        tiles.append(("Ranking quality (AUC)", f"{joint:.3f}", f"{alone:.3f} with your columns alone; 0.5 is a coin"))
+    lift, lift_alone = at(report, "train", "lift_at_10", "joint"), at(report, "train", "lift_at_10", "brand_only")
+    if lift is not None and lift_alone is not None:
+        less = f"of all good customers; {share(lift_alone / 10)} with your columns alone"
+        tiles.append(("Found in your top tenth", share(lift / 10), less))
+    sizes = at(report, "expand", "sizes")
+    if sizes:
+        first = min(sizes, key=lambda size: float(size["percent"]))
+        more = ""
+        if first.get("true_rate") is not None:
+            more = f"truly {share(first['true_rate'])} good ones; {share(first['true_base_rate'])} when picked blindly"
+        elif first.get("expected_lift") is not None:
+            more = f"{share(first['expected_rate'])} good ones expected, {times(first['expected_lift'])} a blind pick"
+        tiles.append((f"Lookalikes, top {first['percent']}{NBSP}%", count(first["people"]), more))
+    return [
+        element(
+            "div",
+            element("p", name, class_="label"),
+            element("b", value),
+            element("p", more, class_="small"),
+            class_="tile",
+        )
+        for name, value, more in tiles
+    ]

@@ -1,0 +1,407 @@
+"""The sections on what came out: people matched, the model, the good customers, scores, lookalikes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import plots, wording
+from .markup import NBSP, Column, Html, Row, card, element, joined, opening, small, table, text, title, two
+from .wording import at, count, decimal, share, signed, times
+
+Report = Mapping[str, Any]
+
+_OPEN_FEATURES = 6
+_LISTED_BINS = 8
+_LISTED_WEIGHTS = 12
+_CLEAR = 2.0
+_MODELS = {
+    "brand_only": "Your columns alone",
+    "joint": "Joint model",
+    "media_only": "The media’s columns alone (for lookalikes)",
+    "pooled_clear_text": "Yardstick: all columns pooled in the clear",
+}
+
+
+def matching(report: Report) -> Html:
+    match = report.get("match")
+    matched, brand_rows, media_rows = at(match, "size"), at(match, "brand_rows"), at(match, "media_rows")
+    if matched is None or not brand_rows or not media_rows:
+        return Html("")
+    brand, media = report["party"], report["peer"]
+    if report["role"] == "media":
+        brand, media = media, brand
+    by_key = at(match, "by_key") or {}
+    rows = [
+        Row((kind, count(at(match, "own_by_key", kind)), count(at(match, "peer_by_key", kind)), count(opened)))
+        for kind, opened in by_key.items()
+    ]
+    columns = (
+        Column("key, in order of priority"),
+        Column("usable, yours", "right"),
+        Column("usable, theirs", "right"),
+        Column("people matched", "right"),
+    )
+    few = Html("")
+    if matched < 1000:
+        warning = "Fewer than 1,000 people matched: read every figure below with care."
+        few = element("div", element("p", warning), class_="note")
+    return joined(
+        (
+            opening("Match", f"{count(matched)} people are known to both"),
+            element(
+                "p",
+                f"That is {share(matched / brand_rows)} of {brand}’s {count(brand_rows)} rows and "
+                f"{share(matched / media_rows)} of {media}’s {count(media_rows)}. "
+                "Nobody saw an identifier of the other side.",
+            ),
+            two(
+                card(element("figure", _overlap(brand_rows, media_rows, matched, brand, media))),
+                card(table(columns, rows)) if rows else "",
+            ),
+            few,
+        )
+    )
+
+
+def _overlap(brand_rows: int, media_rows: int, matched: int, brand: str, media: str) -> Html:
+    """Two bars, to scale, that lie over each other where people match."""
+    scale = 460 / max(brand_rows + media_rows - matched, 1)
+    start = (brand_rows - matched) * scale
+    width = max(matched * scale, 2)
+    middle = min(max(start + width / 2, 55), 405)
+    said = (
+        f"{count(brand_rows)} rows of {brand} and {count(media_rows)} rows of {media} have {count(matched)} in common."
+    )
+    return Html(
+        f'<svg viewBox="0 0 460 140" role="img" aria-label="{text(said)}" font-size="13.5">'
+        f'<text x="0" y="13" fill="var(--soft)">{text(brand)}: {count(brand_rows)}</text>'
+        f'<rect x="0" y="24" width="{brand_rows * scale:.1f}" height="32" rx="5" fill="var(--alone)" opacity=".4"/>'
+        f'<rect x="{start:.1f}" y="60" width="{media_rows * scale:.1f}" height="32" rx="5" fill="var(--alone)" opacity=".4"/>'
+        f'<rect x="{start:.1f}" y="24" width="{width:.1f}" height="68" rx="5" fill="var(--joint)"/>'
+        f'<text x="{middle:.1f}" y="64" fill="var(--card)" font-weight="650" text-anchor="middle">{count(matched)}</text>'
+        f'<text x="460" y="112" fill="var(--soft)" text-anchor="end">{text(media)}: {count(media_rows)}</text></svg>'
+    )
+
+
+def model(report: Report) -> Html:
+    train = report.get("train")
+    if not train:
+        return Html("")
+    rows, good = at(train, "rows") or {}, at(train, "positives") or {}
+    if at(train, "auc", "joint") is None:
+        return joined(
+            (
+                opening("Model", "Trained on encrypted values"),
+                element(
+                    "p",
+                    f"A model was trained on {count(rows.get('train'))} matched rows and {count(at(train, 'features'))} "
+                    f"columns of yours; {count(rows.get('holdout'))} rows were held out to test it. "
+                    f"The model and its quality are with {report['peer']}.",
+                ),
+            )
+        )
+    verdict = wording.verdict(train, report["peer"])
+    return joined(
+        (
+            opening("Model", f"Your columns alone, and joined with {report['peer']}"),
+            element(
+                "p",
+                f"Trained on {count(rows.get('train'))} matched customers ({count(good.get('train'))} good ones) and judged "
+                f"on {count(rows.get('holdout'))} others ({count(good.get('holdout'))} good ones) that no model had seen.",
+            ),
+            element("p", element("strong", verdict.because)) if verdict else "",
+            _yardstick(train),
+            card(_comparison(train)),
+            two(
+                card(
+                    element(
+                        "figure",
+                        title("Gains curve"),
+                        plots.gains(train),
+                        element(
+                            "figcaption",
+                            "Start with the customers who score best. The higher the curve, the more of the good ones you "
+                            "have reached by then.",
+                        ),
+                    )
+                ),
+                _weights(train),
+            ),
+            small(
+                "AUC: of a good customer and another one, drawn at random, how often the good one scores higher. "
+                f"Lift at 10{NBSP}%: how many times more good customers the best-scored tenth holds than a blind one. "
+                "Log loss: lower is better. The gain’s interval is that of a paired comparison on the same customers "
+                "(DeLong), so it can be clear where the two models’ own intervals overlap.",
+            ),
+        )
+    )
+
+
+def _comparison(train: Report) -> Html:
+    known = {key: name for key, name in _MODELS.items() if at(train, "auc", key) is not None}
+    ends = [train["auc"][key] for key in known]
+    ends += [end for key in known for end in at(train, "auc_interval", key) or ()]
+    low, high = min(ends), max(ends)
+    percents = sorted(at(train, "lift_at") or {}, key=float)
+    columns = (
+        Column("model"),
+        Column("AUC", "right"),
+        Column(f"95{NBSP}% interval", "nowrap"),
+        Column(element("span", f"{low:.2f} to {high:.2f}", aria_hidden="true"), "scale"),
+        Column("log loss", "right"),
+        *(Column(f"lift at {percent}{NBSP}%", "right") for percent in percents),
+    )
+    rows = []
+    for key, name in known.items():
+        interval = at(train, "auc_interval", key)
+        cells = (
+            name,
+            decimal(train["auc"][key], 3),
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else wording.UNKNOWN,
+            _range(train["auc"][key], interval, low, high),
+            decimal(at(train, "log_loss", key), 4),
+            *(times(at(train, "lift_at", percent, key)) for percent in percents),
+        )
+        rows.append(Row(cells, "main" if key == "joint" else None))
+    return table(columns, rows)
+
+
+def _yardstick(train: Report) -> Html:
+    pooled, joint = at(train, "auc", "pooled_clear_text"), at(train, "auc", "joint")
+    if pooled is None:
+        return Html("")
+    return element(
+        "p",
+        f"Had both sides poured their data into one table, the same model would reach an AUC of {pooled:.4f}. Without "
+        f"showing each other a row they reach {joint:.4f}: a difference of {signed(joint - pooled, 4)}.",
+    )
+
+
+def _range(value: float, interval: Sequence[float] | None, low: float, high: float) -> Html:
+    """A mark with its interval on the scale that all models share; the same numbers stand beside it as text."""
+    span = (high - low) or 1.0
+    whisker = Html("")
+    if interval:
+        left, width = 100 * (interval[0] - low) / span, 100 * (interval[1] - interval[0]) / span
+        whisker = element("i", style=f"left:{left:.1f}%;width:{width:.1f}%")
+    mark = element("b", style=f"left:{100 * (value - low) / span:.1f}%")
+    return element("span", whisker, mark, class_="range", aria_hidden="true")
+
+
+def _weights(train: Report) -> Html:
+    weights = sorted(at(train, "weights") or (), key=lambda entry: -abs(entry["weight"]))
+    if not weights:
+        return Html("")
+    most, shown = abs(weights[0]["weight"]) or 1.0, weights[:_LISTED_WEIGHTS]
+    rows = (Row((one["name"], _bar(one["weight"] / most, False), signed(one["weight"], 2))) for one in shown)
+    columns = (Column("column"), Column("lowers · raises"), Column("weight", "value"))
+    return card(
+        title("What counts among your own columns"),
+        table(columns, rows, "bars"),
+        small(
+            f"Weights of the joint model per standard deviation, the largest {len(shown)} of {len(weights)}. "
+            "The media’s weights are in a secret basis that only the media can read.",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Bin:
+    """A bin as it is drawn; `clearness` is its distance from the average in standard deviations, noise included."""
+
+    feature: str
+    label: str
+    people: float
+    index: float | None
+    clearness: float
+
+    @property
+    def is_faint(self) -> bool:
+        return abs(self.clearness) < _CLEAR
+
+
+def _features(facts: Report) -> list[list[_Bin]]:
+    """Each feature's bins, the feature with the clearest bin first."""
+    base, noise = at(facts, "base_rate") or 0.0, at(facts, "noise") or 0.0
+    features = []
+    for feature in facts["features"]:
+        bins = []
+        for entry in feature["bins"]:
+            people, index = max(at(entry, "people") or 0, 0), at(entry, "index")
+            # Counts carry the release's noise besides the chance that is in any count of people.
+            spread = math.sqrt(noise**2 * (1 + base**2) + people * base * (1 - base))
+            away = people * base * (index / 100 - 1) if index is not None else 0.0
+            bins.append(_Bin(feature["name"], entry["label"], people, index, away / spread if spread else 0.0))
+        if bins:
+            features.append(bins)
+    return sorted(features, key=lambda bins: -max(abs(one.clearness) for one in bins))
+
+
+def insight(report: Report) -> Html:
+    facts = report.get("insight")
+    if not facts or not isinstance(facts.get("features"), list) or not facts["features"]:
+        return Html("")
+    features = _features(facts)
+    every = [one for bins in features for one in bins if one.index is not None]
+    doublings = _doublings(every)
+    clear = sorted((one for one in every if not one.is_faint), key=lambda one: -abs(one.clearness))
+    over = [one for one in clear if one.clearness > 0][:_LISTED_BINS]
+    under = [one for one in clear if one.clearness < 0][:_LISTED_BINS]
+    shown, folded = features[:_OPEN_FEATURES], features[_OPEN_FEATURES:]
+    noise = at(facts, "noise")
+    noised = f" Counts carry noise of about ±{count(noise)}, so that no single person can be made out." if noise else ""
+    return joined(
+        (
+            opening("Good customers", "Who the good customers are"),
+            element(
+                "p",
+                "The index says how often the matched people of a group are good customers: 100 is the average "
+                f"({share(at(facts, 'base_rate'))}), 200 twice as often.{noised} Groups that may be chance are pale.",
+            ),
+            two(
+                card(title("More often good customers"), _listed_bins(over, doublings)),
+                card(title("Less often good customers"), _listed_bins(under, doublings)),
+            ),
+            element("h3", "Feature by feature, the most telling first"),
+            _cards(shown, doublings),
+            element("details", element("summary", f"The other {len(folded)} features"), _cards(folded, doublings))
+            if folded
+            else "",
+        )
+    )
+
+
+def _listed_bins(bins: Sequence[_Bin], doublings: float) -> Html:
+    if not bins:
+        return small("No group stands out from the noise.")
+    return _bins_table("group", ((f"{one.feature}: {one.label}", one) for one in bins), doublings)
+
+
+def _cards(features: Sequence[Sequence[_Bin]], doublings: float) -> Html:
+    cards = (
+        card(element("h3", bins[0].feature), _bins_table("value", ((one.label, one) for one in bins), doublings))
+        for bins in features
+    )
+    return element("div", *cards, class_="cards")
+
+
+def _bins_table(first: str, bins: Iterable[tuple[str, _Bin]], doublings: float) -> Html:
+    columns = (Column(first), Column("people", "people"), Column("under · over"), Column("index", "value"))
+    rows = []
+    for label, one in bins:
+        bar, index = Html(""), element("span", wording.UNKNOWN, title="under the floor")
+        if one.index is not None:
+            bar, index = _bar(math.log2(max(one.index, 1) / 100) / doublings, one.is_faint), text(count(one.index))
+        rows.append(Row((label, count(one.people), bar, index), "faint" if one.is_faint else None))
+    return table(columns, rows, "bars")
+
+
+def _doublings(bins: Sequence[_Bin]) -> float:
+    """How many doublings a full bar is: enough for the farthest group, between one and three."""
+    far = max((abs(math.log2(max(one.index, 1) / 100)) for one in bins if one.index is not None), default=1.0)
+    return min(max(far, 1.0), 3.0)
+
+
+def _bar(part: float, faint: bool) -> Html:
+    """A bar from the middle, to the right for over and to the left for under; `part` is in -1..1."""
+    kind = " ".join(name for name, on in (("under", part < 0), ("faint", faint)) if on)
+    width = f"width:{50 * min(abs(part), 1):.1f}%"
+    return element("span", element("i", class_=kind or None, style=width), class_="bar", aria_hidden="true")
+
+
+def scores(report: Report) -> Html:
+    score = report.get("score")
+    if not score or at(score, "rows") is None:
+        return Html("")
+    histogram, others = at(score, "histogram"), at(report, "expand", "histogram")
+    if not histogram:
+        return joined(
+            (
+                opening("Scores", f"{count(score['rows'])} matched people were scored"),
+                element("p", f"The scores are with {report['peer']}; you hold none of them."),
+            )
+        )
+    figures = [
+        card(element("figure", title("Your matched customers"), plots.scores(histogram, "scores", "matched customers")))
+    ]
+    if others:
+        figures.append(
+            card(
+                element(
+                    "figure",
+                    title("The media’s other people"),
+                    plots.scores(others, "others", "other people"),
+                    element("figcaption", "By the media’s columns alone, in an order that the media shuffled."),
+                )
+            )
+        )
+    levels = at(score, "levels")
+    blurred = f" Each is blurred, so that about {count(levels)} levels can be told apart." if levels else ""
+    return joined(
+        (
+            opening("Scores", "How the scores are spread"),
+            element("p", f"{count(score['rows'])} of your customers now have a score.{blurred}"),
+            two(*figures),
+        )
+    )
+
+
+def lookalikes(report: Report) -> Html:
+    sizes = sorted(at(report, "expand", "sizes") or (), key=lambda size: float(size["percent"]))
+    if not sizes:
+        return Html("")
+    columns, shown = [Column("audience"), Column("people", "right")], []
+    for rate, lift, words in (("expected_rate", "expected_lift", "expected"), ("true_rate", "true_lift", "true")):
+        if any(size.get(rate) is not None for size in sizes):
+            columns += [Column(f"good ones, {words}", "right"), Column(f"lift, {words}", "right")]
+            shown.append((rate, lift))
+    rows = [
+        Row(
+            (
+                f"top {size['percent']}{NBSP}%",
+                count(size["people"]),
+                *(cell for rate, lift in shown for cell in (share(size.get(rate)), times(size.get(lift)))),
+            )
+        )
+        for size in sizes
+    ]
+    plot = card(element("figure", title("The larger, the thinner"), plots.expansion(sizes))) if shown else ""
+    mine = report["role"] == "media"
+    pool = at(report, "expand", "pool")
+    whom = "your" if mine else f"{report['peer']}’s"
+    return joined(
+        (
+            opening("Lookalikes", f"Good customers among {whom} {count(pool) + ' ' if pool else ''}other people"),
+            element("p", _promise(sizes[0], report)),
+            two(plot, card(table(columns, rows), small(*_audience_notes(report, sizes)))),
+        )
+    )
+
+
+def _promise(size: Mapping[str, Any], report: Report) -> str:
+    """The smallest audience in words."""
+    best = f"Of the {count(size['people'])} who score best (top {size['percent']}{NBSP}%)"
+    if size.get("true_rate") is not None:
+        return (
+            f"{best}, {share(size['true_rate'])} truly are good customers, against {share(size['true_base_rate'])} of all: "
+            f"{times(size['true_lift'])} a blind pick. Nobody in the campaign sees this truth; the demo kept it aside to "
+            "check the promise."
+        )
+    if size.get("expected_rate") is not None:
+        return (
+            f"{best}, {share(size['expected_rate'])} are expected to be good customers, {times(size['expected_lift'])} a "
+            "blind pick. This holds as far as other people of a score are like matched people of that score."
+        )
+    return f"You hold the audiences; {report['peer']} chose them by scores that stayed with {report['peer']}."
+
+
+def _audience_notes(report: Report, sizes: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = [f"No audience under {count(report['guards']['floor'])} people is released."]
+    if report["role"] == "brand":
+        notes.append(f" {report['peer']} holds the audiences; you never see who is in them.")
+    if any(size.get("true_rate") is not None for size in sizes):
+        notes.append(" The true figures exist in this demo only.")
+    return notes
