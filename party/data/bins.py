@@ -83,6 +83,9 @@ def _fit_numbers(table: pa.Table, name: str, rows: IntArray, floor: int) -> Feat
     else:
         quantiles = np.quantile(there, np.arange(1, MAX_BINS) / MAX_BINS)
         edges = np.unique(_rounded(quantiles, type_))
+        if pa.types.is_integer(type_):
+            # A number that many share (no purchases at all, say) ends a bin: the next one starts another.
+            edges = np.union1d(edges, quantiles[:-1][np.diff(quantiles) == 0] + 1)
     edges = _merged(edges, there, floor)
     exact = distinct if len(distinct) <= MAX_BINS else None
     labels = _number_labels(edges, exact, type_)
@@ -109,15 +112,16 @@ def _merged(edges: FloatArray, values: FloatArray, floor: int) -> FloatArray:
     return np.array(kept, dtype=np.float64)
 
 
-def _rounded(quantiles: FloatArray, type_: pa.DataType) -> FloatArray:
-    """Edges a person would choose, nobody's own value: months for dates, else two digits of the quantiles' spread."""
+def _rounded(edges: FloatArray, type_: pa.DataType) -> FloatArray:
+    """Edges a person would choose, nobody's own value: months for dates, else a twentieth of their spread."""
     if pa.types.is_temporal(type_):
-        days = np.floor(quantiles).astype("datetime64[D]")
+        days = np.floor(edges).astype("datetime64[D]")
         return days.astype("datetime64[M]").astype("datetime64[D]").astype(np.float64)
-    spread = float(quantiles[-1] - quantiles[0]) or 1.0
-    step = 10.0 ** (np.floor(np.log10(spread)) - 1)
+    spread = float(np.ptp(edges)) or 1.0
+    size = 10.0 ** np.floor(np.log10(spread / 20))
+    step = max(size * nice for nice in (1, 2, 5) if nice == 1 or size * nice <= spread / 20)
     # Rounded once more in decimal: 7 * 0.1 is not quite 0.7, and the label would show it.
-    return np.array([float(f"{value:.12g}") for value in np.round(quantiles / step) * step])
+    return np.array([float(f"{value:.12g}") for value in np.round(edges / step) * step])
 
 
 def _number_labels(edges: FloatArray, exact: FloatArray | None, type_: pa.DataType) -> tuple[str, ...]:

@@ -1,0 +1,222 @@
+"""Scores by a linear model of the brand over rows of the media, and the audience with the best of them.
+
+    score     brand                                             media
+                W = round(s w)       -- Enc(W_j), j = 1..d -->    X = round(2^6 clip(x, -8, 8)), (n, d)
+                                     <-- Enc(X W + e) --------    e uniform over an interval of T/levels, fresh per row
+                scores (X W + e) / (2^6 s)                        (e = 0 where the contract grants exact scores)
+
+    expand    brand                                             media
+                                     <-- Pool(n) -------------    the people in the pool, in a fresh secret order
+                scores, as above     <-- score -------------->
+                best ceil(p n / 100)
+                for each size p      -- Tiers --------------->    takes the order back: the people of each size
+
+The product works modulo T. Scores spread over a window of width T/(2^6 s) and are told apart to one part in `levels`
+of the whole modulus, so a larger s buys the brand nothing but wrapping: the media's guarantee holds for any weights.
+An honest brand makes s as large as the window of its scores allows. Without one the window is what no score can leave,
++-8 sum |w_j|, many times wider than the scores really spread; the exact scores of held-out rows give a good one
+(`window`). A blurred score outside that window wraps to its other end.
+
+Learns: brand the blurred (or exact) scores, in expand those of all the pool in an order it cannot undo, and the
+pool's size; media who is in each audience, nothing of the scores.
+Assumes: semi-honest (products.py); that the encrypted weights are the agreed model is the brand's word.
+Exact scores of d rows or more tell the model to nobody new, and with it one linear equation on each row.
+Sizes: an audience under the floor is refused by both sides before anything is encrypted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..channel import MIB, Channel, ConfigError, Message, PeerError, PolicyError
+from ..primitives.bfv import BrandKey, PublicKey
+from ..primitives.fixed_point import (
+    FEATURE_BITS,
+    FEATURE_LIMIT,
+    FloatArray,
+    IntArray,
+    T,
+    centred,
+    modulo,
+    quantise,
+)
+from ..primitives.randomness import Randomness
+from .products import rows_brand, rows_media
+
+_UNIT = 2.0**FEATURE_BITS
+_TIERS = MIB
+
+
+@dataclass(frozen=True)
+class Pool(Message):
+    """How many people the media's pool holds."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Tiers(Message):
+    """One byte for each position of the shuffled order: the number of the smallest audience it is in, 0 for none.
+
+    The audiences are numbered from 1 by size, and each holds the ones before it. Of at most 2^20 positions in order.
+    """
+
+    MAX_BYTES: ClassVar[int] = _TIERS + 64
+    tiers: bytes
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """What the brand holds after `expand`: the scores in the media's shuffled order, and for each size in percent its
+    number of people and the lowest score in it."""
+
+    scores: FloatArray
+    people: dict[int, int]
+    cuts: dict[int, float]
+
+
+def window_of(scores: FloatArray) -> tuple[float, float]:
+    """A window for scores of more people like these: what these span, and a quarter of it on either side."""
+    low, high = float(scores.min()), float(scores.max())
+    return low - (high - low) / 4, high + (high - low) / 4
+
+
+async def brand_scores(
+    channel: Channel,
+    key: BrandKey,
+    weights: FloatArray,
+    rows: int,
+    *,
+    levels: int | None,
+    window: tuple[float, float] | None = None,
+) -> FloatArray:
+    """Scores x . weights of the media's `rows` rows: (rows,), exact for levels None, else blurred.
+
+    A blurred score is off by at most half a level, (high - low) / (levels - 1) / 2, where the window holds it.
+    """
+    if not np.isfinite(weights).all():
+        raise ValueError("weights must be finite numbers")
+    furthest = FEATURE_LIMIT * float(np.abs(weights).sum())
+    low, high = (-furthest, furthest) if levels is None or window is None else _inside(window, furthest)
+    # A window narrower than a 4096th of the possible would make weights that do not fit into 64 bits.
+    width = max(high - low, furthest / 2048) or 1.0
+    # Rounding a weight moves a score by at most half of 2^9, the largest |X|.
+    room = T - 2 * _blur(levels) - 2 * len(weights) * int(FEATURE_LIMIT * _UNIT)
+    scale = room / (_UNIT * width)
+    opened = await rows_brand(channel, key, np.rint(scale * weights).astype(np.int64), rows)
+    middle = round(scale * _UNIT * (low + high) / 2)
+    return (middle + centred(modulo(opened - middle % T))) / (_UNIT * scale)
+
+
+async def media_scores(
+    channel: Channel, public: PublicKey, x: FloatArray, *, levels: int | None, randomness: Randomness
+) -> None:
+    """Answers one `brand_scores` over x (n, d), which is clipped to +-8 and rounded to 1/64."""
+    await rows_media(
+        channel, public, quantise(x).astype(np.int16), randomness=randomness, added=_noise(levels, len(x), randomness)
+    )
+
+
+def people_per_size(percents: Sequence[int], pool: int, floor: int) -> dict[int, int]:
+    """How many of `pool` people each size in percent takes, rounded up, in growing order.
+
+    Raises PolicyError where a size takes fewer than `floor`, ConfigError for sizes that are none.
+    """
+    if not percents or len(set(percents)) != len(percents) or not all(1 <= percent <= 100 for percent in percents):
+        raise ConfigError("the sizes of expand are different whole percents from 1 to 100", "for example [5, 10, 20]")
+    people = {percent: -(-percent * pool // 100) for percent in sorted(percents)}
+    if pool < floor:
+        text = f"the media has {pool} other people, fewer than the floor of {floor}"
+        raise PolicyError(text, "expand needs a media data set with more people whom the brand does not know")
+    for percent, count in people.items():
+        if count < floor:
+            smallest = 100 * (floor - 1) // pool + 1
+            text = f"{percent} % of {pool} other people are {count}, fewer than the floor of {floor}"
+            raise PolicyError(text, f"the smallest possible size is {smallest} %")
+    return people
+
+
+async def brand_expand(
+    channel: Channel,
+    key: BrandKey,
+    weights: FloatArray,
+    *,
+    percents: Sequence[int],
+    floor: int,
+    levels: int,
+    max_pool: int,
+    window: tuple[float, float] | None = None,
+) -> Expanded:
+    """Scores the media's pool and answers who is best. Of equal scores the earlier in the shuffled order goes first."""
+    pool = (await channel.recv(Pool)).rows
+    if pool > max_pool:
+        raise PeerError(f"the media's pool has {pool} people, its data set at most {max_pool}")
+    people = people_per_size(percents, pool, floor)
+    scores = await brand_scores(channel, key, weights, pool, levels=levels, window=window)
+    order = np.argsort(-scores, kind="stable")
+    tiers = np.zeros(pool, np.uint8)
+    for tier, count in reversed(list(enumerate(people.values(), 1))):
+        tiers[order[:count]] = tier
+    for at in range(0, pool, _TIERS):
+        await channel.send(Tiers(tiers[at : at + _TIERS].tobytes()))
+    cuts = {percent: float(scores[order[count - 1]]) for percent, count in people.items()}
+    return Expanded(scores, people, cuts)
+
+
+async def media_expand(
+    channel: Channel,
+    public: PublicKey,
+    x: FloatArray,
+    *,
+    percents: Sequence[int],
+    floor: int,
+    levels: int,
+    randomness: Randomness,
+) -> dict[int, IntArray]:
+    """The rows of x (n, d) in each audience, by its size in percent, in growing order.
+
+    Raises PeerError unless the brand's answer has exactly the people each size takes.
+    """
+    await channel.send(Pool(len(x)))
+    people = people_per_size(percents, len(x), floor)
+    order = randomness.permutation(len(x))
+    await media_scores(channel, public, x[order], levels=levels, randomness=randomness)
+    received = []
+    for at in range(0, len(x), _TIERS):
+        part = (await channel.recv(Tiers)).tiers
+        if len(part) != min(_TIERS, len(x) - at):
+            raise PeerError(f"the brand answered for {len(part)} people where {min(_TIERS, len(x) - at)} were expected")
+        received.append(np.frombuffer(part, np.uint8))
+    tiers = np.concatenate(received)
+    found = np.cumsum(np.bincount(tiers, minlength=len(people) + 1)[1:])
+    if len(found) != len(people) or found.tolist() != list(people.values()):
+        raise PeerError("the brand's audiences do not have the sizes that the contract names")
+    return {percent: np.sort(order[(tiers > 0) & (tiers <= tier)]) for tier, percent in enumerate(people, 1)}
+
+
+def _inside(window: tuple[float, float], furthest: float) -> tuple[float, float]:
+    low, high = max(window[0], -furthest), min(window[1], furthest)
+    if not low <= high:
+        raise ValueError("the window lies where no score can be")
+    return low, high
+
+
+def _blur(levels: int | None) -> int:
+    """The most that the blur adds to a score, either way."""
+    if levels is None:
+        return 0
+    if levels < 2:
+        raise ValueError(f"scores have at least 2 levels, not {levels}")
+    # Rounded up: the width 2 * blur + 1 is then never under T / levels.
+    return -(-T // (2 * levels))
+
+
+def _noise(levels: int | None, n: int, randomness: Randomness) -> IntArray | None:
+    if levels is None:
+        return None
+    blur = _blur(levels)
+    return randomness.integers(2 * blur + 1, n).astype(np.int64) - blur
