@@ -11,7 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
@@ -46,6 +46,9 @@ from . import policy
 from .config import Home
 from .store import FINAL, STATES, Campaign, Offer, Store
 
+if TYPE_CHECKING:
+    from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
+
 TIMEOUT_S = 15
 MAX_ASIDE = 200
 MAX_REASON = 300
@@ -53,7 +56,7 @@ MAX_REASON = 300
 T = TypeVar("T")
 
 
-def online(home: Home, work: Callable[[RelayStub], Awaitable[T]]) -> T:
+def online(home: Home, work: Callable[[RelayAsyncStub], Awaitable[T]]) -> T:
     """Runs `work` with a line to the coordinator, from code that has no event loop. Raises a TidegateError."""
     endpoint = home.coordinator()
 
@@ -97,7 +100,7 @@ def join(home: Home, invite_text: str) -> str:
     return endpoint.address
 
 
-async def offer(home: Home, store: Store, relay: RelayStub, dataset: str, partner: str) -> Offer:
+async def offer(home: Home, store: Store, relay: RelayAsyncStub, dataset: str, partner: str) -> Offer:
     """Shows a trusted partner what columns a data set has: names, kinds and ranges, never rows."""
     data, card, rules = store.dataset(dataset), trusted(store, partner), policy.load(home)
     if rules.allowed_partners is not None and partner not in rules.allowed_partners:
@@ -117,7 +120,7 @@ async def offer(home: Home, store: Store, relay: RelayStub, dataset: str, partne
     return shown
 
 
-async def propose(home: Home, store: Store, relay: RelayStub, contract: Contract) -> Campaign:
+async def propose(home: Home, store: Store, relay: RelayAsyncStub, contract: Contract) -> Campaign:
     """Signs a contract that this party made, sends it to the others and files it at the coordinator."""
     identity = home.load_identity()
     policy.check_contract(home, store, contract, time.time())
@@ -139,7 +142,7 @@ async def propose(home: Home, store: Store, relay: RelayStub, contract: Contract
     return store.campaign(contract.hash)
 
 
-async def approve(home: Home, store: Store, relay: RelayStub, campaign: Campaign) -> None:
+async def approve(home: Home, store: Store, relay: RelayAsyncStub, campaign: Campaign) -> None:
     """Signs a contract that another party proposed. Raises where our rules or our data do not allow it."""
     identity, contract = home.load_identity(), campaign.contract
     if campaign.state in FINAL:
@@ -154,7 +157,7 @@ async def approve(home: Home, store: Store, relay: RelayStub, campaign: Campaign
     note_state(store, state)
 
 
-async def refuse(home: Home, store: Store, relay: RelayStub, campaign: Campaign, reason: str) -> None:
+async def refuse(home: Home, store: Store, relay: RelayAsyncStub, campaign: Campaign, reason: str) -> None:
     """Says no to a proposal; the reason goes to the other parties."""
     if home.name() in store.signatures(campaign.hash):
         raise PolicyError(
@@ -163,12 +166,14 @@ async def refuse(home: Home, store: Store, relay: RelayStub, campaign: Campaign,
     await _withdraw(home, store, relay, campaign, "refusal", reason)
 
 
-async def cancel(home: Home, store: Store, relay: RelayStub, campaign: Campaign, reason: str) -> None:
+async def cancel(home: Home, store: Store, relay: RelayAsyncStub, campaign: Campaign, reason: str) -> None:
     """Stops a campaign that this party signed. What was released stays released."""
     await _withdraw(home, store, relay, campaign, "cancellation", reason)
 
 
-async def _withdraw(home: Home, store: Store, relay: RelayStub, campaign: Campaign, kind: str, reason: str) -> None:
+async def _withdraw(
+    home: Home, store: Store, relay: RelayAsyncStub, campaign: Campaign, kind: str, reason: str
+) -> None:
     identity = home.load_identity()
     if campaign.state in FINAL:
         raise PolicyError(f"the campaign {campaign.name} is over: {campaign.state}", "there is nothing left to stop")
@@ -179,7 +184,7 @@ async def _withdraw(home: Home, store: Store, relay: RelayStub, campaign: Campai
     store.set_state(campaign.hash, state, plain(reason, MAX_REASON), identity.name)
 
 
-async def collect(home: Home, store: Store, relay: RelayStub) -> list[str]:
+async def collect(home: Home, store: Store, relay: RelayAsyncStub) -> list[str]:
     """Fetches and files what waits at the coordinator; one readable line for each letter that says something new."""
     identity, lines = home.load_identity(), list[str]()
     kept: list[bytes] = []
@@ -195,7 +200,7 @@ async def collect(home: Home, store: Store, relay: RelayStub) -> list[str]:
     return lines
 
 
-async def _approve_standing(home: Home, store: Store, relay: RelayStub) -> list[str]:
+async def _approve_standing(home: Home, store: Store, relay: RelayAsyncStub) -> list[str]:
     lines = []
     for campaign in store.campaigns():
         if campaign.state != "signing" or home.name() in store.signatures(campaign.hash):
@@ -207,7 +212,7 @@ async def _approve_standing(home: Home, store: Store, relay: RelayStub) -> list[
     return lines
 
 
-async def look(home: Home, store: Store, relay: RelayStub) -> dict[bytes, CampaignState]:
+async def look(home: Home, store: Store, relay: RelayAsyncStub) -> dict[bytes, CampaignState]:
     """Notes what the coordinator says of this party's campaigns, and gives it by contract hash."""
     reply = await relay.Look(LookRequest(), timeout=TIMEOUT_S)
     for state in reply.campaigns:
@@ -280,7 +285,7 @@ def _others(store: Store, identity: Identity, contract: Contract) -> list[Card]:
     return [trusted(store, party.name) for party in contract.parties if party.name != identity.name]
 
 
-async def _post(identity: Identity, relay: RelayStub, cards: list[Card], kind: str, body: dict[str, Any]) -> None:
+async def _post(identity: Identity, relay: RelayAsyncStub, cards: list[Card], kind: str, body: dict[str, Any]) -> None:
     now_s = int(time.time())
     letters = [seal_letter(identity, card, kind, body, now_s=now_s) for card in cards]
     await relay.Post(PostRequest(letters=letters), timeout=TIMEOUT_S)
@@ -346,6 +351,7 @@ def _column(raw: object) -> dict[str, Any]:
         or len(categories) > 1000
         or not all(isinstance(text, str) and len(text) <= 1000 for text in categories)
         or not isinstance(missing, int)
+        or not isinstance(column.get("constant"), bool)
         or not all(end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in ends)
     ):
         raise DisagreementError("it is no offer of a data set")

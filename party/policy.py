@@ -37,7 +37,7 @@ from tidegate.wire.contract import Contract, ContractParty, Guards, Step, signed
 from tidegate.wire.identity import verify_signature
 
 from .config import Home
-from .data import table
+from .dataset import is_unchanged
 from .store import FINAL, Campaign, Store
 
 DEFAULT_GUARDS = Guards(floor=100, seeds=100, train_steps=12, count_noise=10, score_levels=20)
@@ -359,7 +359,7 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
 
 
 def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
-    """Columns that a partner was not shown are not its to ask for. The brand's own columns need no offer: it proposes."""
+    """Columns that a partner was not shown are not its to ask for. The brand proposes: its own need no offer."""
     if me.role == "brand":
         return
     for party in contract.parties:
@@ -379,7 +379,7 @@ def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
 def _check_file(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
     me = contract.party(home.name())
     data = store.dataset(me.data.name)
-    if table.commitment(data.path, data.salt) != me.data.commitment:
+    if not is_unchanged(data):
         raise DisagreementError(
             f"the file of data set {data.name} has changed since it was registered",
             "put the old file back, or register and offer the new one and have the campaign proposed again",

@@ -465,7 +465,7 @@ class Store:
             return [_campaign(row) for row in db.execute(sa.select(_campaigns).order_by(_campaigns.c.number))]
 
     def campaign(self, ref: str | bytes) -> Campaign:
-        """By hash (bytes), by 6 or more of its first hex digits, or the newest of a name. ConfigError if there is none."""
+        """By hash (bytes), by its first 6 or more hex digits, or the newest of a name. ConfigError if there is none."""
         query = sa.select(_campaigns).order_by(_campaigns.c.number.desc())
         with self._read() as db:
             rows = list(db.execute(query))
