@@ -17,7 +17,7 @@ brand that sends Enc(e_i) for v reads row i. Sizes are checked, contents cannot 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
 
 _BATCH = 4
-_CACHED_BYTES = 512 * MIB
+_CACHED_BYTES = 1024 * MIB
 _ENCODED_BYTES = 3 * 8 * SLOTS
 
 
@@ -72,7 +72,7 @@ async def open_media(channel: Channel) -> PublicKey:
 
 
 class Columns:
-    """The media's integer matrix (n, d) as BFV factors, one per block and column, kept if they fit into 512 MiB."""
+    """The media's integer matrix (n, d) as BFV factors, one per block and column, kept if they fit into 1 GiB."""
 
     def __init__(self, public: PublicKey, x: NDArray[Any]) -> None:
         if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "iu":
@@ -89,6 +89,11 @@ class Columns:
         if self._keep:
             self._kept[block, column] = encoded
         return encoded
+
+    def integers(self) -> Iterator[IntArray]:
+        """The columns themselves."""
+        for column in range(self.columns):
+            yield self._x[:, column].astype(np.int64)
 
     def row_sums(self, block: int, weights: list[Ciphertext]) -> Ciphertext | None:
         """Enc(sum_j w_j X_j) for the rows of one block."""
