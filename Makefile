@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/pytest
 
 # Sources of the crate count as what the installation was made from, so that a change to them is built.
-.venv/installed: pyproject.toml requirements.lock $(wildcard protocols/native/Cargo.* protocols/native/src/*.rs)
+.venv/installed: pyproject.toml requirements.lock requirements-dev.lock $(wildcard protocols/native/Cargo.* protocols/native/src/*.rs)
 	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
 	done; \
@@ -44,7 +44,7 @@ test: lint
 	    echo "$$python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	rm -f .venv-failed
 	@command -v cargo >/dev/null || echo "No Rust toolchain (rustup.rs): matching will use libsodium, which is slower."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
