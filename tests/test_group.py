@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ BACKENDS = [
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(group, "_native", request.param)
     return group.backend()
 
@@ -34,18 +37,18 @@ def elements(n: int) -> bytes:
     return group.hash_multiply(*ragged([b"%d" % i for i in range(n)]), b"test")
 
 
-def test_multiples_of_the_generator_are_those_of_rfc9496(backend):
+def test_multiples_of_the_generator_are_those_of_rfc9496(backend: str) -> None:
     for k, encoding in enumerate(RFC9496["multiples_of_the_generator"][1:], start=1):
         assert group.multiply(GENERATOR, Scalar(k)).hex() == encoding
 
 
 @pytest.mark.parametrize("encoding", INVALID)
-def test_bad_encodings_of_rfc9496_are_refused(backend, encoding):
+def test_bad_encodings_of_rfc9496_are_refused(backend: str, encoding: str) -> None:
     with pytest.raises(PeerError, match="group element 0 "):
         group.multiply(bytes.fromhex(encoding), ONE)
 
 
-def test_identity_is_refused_wherever_it_stands(backend):
+def test_identity_is_refused_wherever_it_stands(backend: str) -> None:
     good = elements(600)
     for place in (0, 1, 255, 256, 599):
         with pytest.raises(PeerError, match=f"group element {place} "):
@@ -54,7 +57,7 @@ def test_identity_is_refused_wherever_it_stands(backend):
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=1, max_size=20), st.integers(0, 7))
-def test_alias_with_the_top_bit_set_is_refused(name, place):
+def test_alias_with_the_top_bit_set_is_refused(name: bytes, place: int) -> None:
     for native in {NATIVE, None}:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(group, "_native", native)
@@ -65,12 +68,12 @@ def test_alias_with_the_top_bit_set_is_refused(name, place):
                 group.multiply(good[: 32 * place] + alias + good[32 * place :], ONE)
 
 
-def test_wrong_length_is_refused(backend):
+def test_wrong_length_is_refused(backend: str) -> None:
     with pytest.raises(PeerError, match="32 bytes each"):
         group.multiply(elements(2)[:-1], ONE)
 
 
-def test_nothing_times_a_scalar_is_nothing(backend):
+def test_nothing_times_a_scalar_is_nothing(backend: str) -> None:
     assert group.multiply(b"", ONE) == b""
     assert group.hash_multiply(*ragged([]), b"test") == b""
     assert group.digests(b"", b"", 12) == b""
@@ -84,7 +87,7 @@ def test_nothing_times_a_scalar_is_nothing(backend):
     st.binary(min_size=1, max_size=255),
     st.integers(1, 64),
 )
-def test_both_backends_give_the_same(inputs, k, dst, length):
+def test_both_backends_give_the_same(inputs: list[bytes], k: int, dst: bytes, length: int) -> None:
     scalar, results = Scalar(k), []
     for native in (NATIVE, None):
         with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +98,7 @@ def test_both_backends_give_the_same(inputs, k, dst, length):
 
 
 @pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")
-def test_edge_scalars_give_what_libsodium_gives():
+def test_edge_scalars_give_what_libsodium_gives() -> None:
     point = elements(1)
     for k in (1, 2, ORDER - 1, ORDER - 2, 2**252, 2**251 - 1, (ORDER + 1) // 2):
         expected = rbcl.crypto_scalarmult_ristretto255(k.to_bytes(32, "little"), point)
@@ -103,7 +106,7 @@ def test_edge_scalars_give_what_libsodium_gives():
 
 
 @pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")
-def test_crate_refuses_arguments_that_do_not_fit():
+def test_crate_refuses_arguments_that_do_not_fit() -> None:
     one, good = ONE.to_bytes(), elements(2)
     for offsets in ([], [0, 3, 2], [0, 9], [-1, 2]):
         with pytest.raises(ValueError, match="offsets"):
@@ -119,25 +122,25 @@ def test_crate_refuses_arguments_that_do_not_fit():
             NATIVE.digests(good, b"", length)
 
 
-def test_dividing_by_a_scalar_undoes_multiplying(backend):
+def test_dividing_by_a_scalar_undoes_multiplying(backend: str) -> None:
     k = Scalar.random(Randomness(bytes(32)))
     assert group.multiply(group.multiply(elements(300), k), k.inverse()) == elements(300)
 
 
 @pytest.mark.parametrize("value", [0, -1, ORDER, 2**255])
-def test_scalar_outside_its_range_is_refused(value):
-    with pytest.raises(ValueError, match="1..ORDER-1"):
+def test_scalar_outside_its_range_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=r"lies in 1\.\.ORDER-1"):
         Scalar(value)
 
 
-def test_scalar_never_prints():
+def test_scalar_never_prints() -> None:
     assert repr(Scalar(123456789)) == "Scalar(...)"
 
 
 @pytest.mark.parametrize(
     "case", json.loads((VECTORS / "expand_message_xmd_SHA512_38.json").read_text())["tests"], ids=str
 )
-def test_expand_message_is_that_of_rfc9380(case):
+def test_expand_message_is_that_of_rfc9380(case: dict[str, Any]) -> None:
     dst = bytes.fromhex(case["DST_prime"])[:-1]
     expanded = group.expand_message(case["msg"].encode(), dst, int(case["len_in_bytes"], 16))
     assert expanded.hex() == case["uniform_bytes"]

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import random
 import re
 
@@ -37,7 +39,7 @@ def listed(found: Identifiers) -> list[bytes]:
         ("anna@sub.example.co.uk", "anna@sub.example.co.uk"),
     ],
 )
-def test_spellings_of_an_address_become_one(text, expected):
+def test_spellings_of_an_address_become_one(text: str, expected: str) -> None:
     assert spelled("email", text) == expected
 
 
@@ -47,7 +49,7 @@ def test_spellings_of_an_address_become_one(text, expected):
      "anna@-example.com", "anna@example..com", "anna@.com", "x" * 65 + "@example.com", "anna@" + "x" * 64 + ".com",
      "anna@" + "\u00fc" * 70 + ".com", "anna\0@example.com", "anna@" + "abcdefgh." * 30 + "com", "\udcff@example.com"],
 )  # fmt: skip
-def test_what_is_no_address_is_invalid(text):
+def test_what_is_no_address_is_invalid(text: str) -> None:
     assert spelled("email", text) is None
 
 
@@ -70,15 +72,22 @@ def test_what_is_no_address_is_invalid(text):
         ("\uff10\uff16 12345678", "NL", "+31612345678"),
     ],
 )
-def test_spellings_of_a_phone_number_become_one(text, region, expected):
+def test_spellings_of_a_phone_number_become_one(text: str, region: str | None, expected: str) -> None:
     assert spelled("phone", text, region) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "region"),
-    [("06 12345678", None), ("12", "NL"), ("phone", "NL"), ("+999 123456", None), ("06123456789012", "NL"), ("+", "NL")],
+    [
+        ("06 12345678", None),
+        ("12", "NL"),
+        ("phone", "NL"),
+        ("+999 123456", None),
+        ("06123456789012", "NL"),
+        ("+", "NL"),
+    ],
 )
-def test_what_is_no_phone_number_is_invalid(text, region):
+def test_what_is_no_phone_number_is_invalid(text: str, region: str | None) -> None:
     assert spelled("phone", text, region) is None
 
 
@@ -92,7 +101,7 @@ def as_phonenumbers_reads(text: str, region: str) -> str | None:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-def test_short_cut_for_tidy_phones_gives_what_phonenumbers_gives():
+def test_short_cut_for_tidy_phones_gives_what_phonenumbers_gives() -> None:
     rng = random.Random(1)
     styles = [phonenumbers.PhoneNumberFormat.NATIONAL, phonenumbers.PhoneNumberFormat.INTERNATIONAL,
               phonenumbers.PhoneNumberFormat.E164]  # fmt: skip
@@ -119,22 +128,22 @@ def test_short_cut_for_tidy_phones_gives_what_phonenumbers_gives():
         ("6d92078a", None),
     ],
 )
-def test_device_ids_lose_case_and_dashes_and_refusals_are_invalid(text, expected):
+def test_device_ids_lose_case_and_dashes_and_refusals_are_invalid(text: str, expected: str | None) -> None:
     assert spelled("device", text) == expected
 
 
-def test_free_text_keeps_its_case_and_loses_spare_blanks():
+def test_free_text_keeps_its_case_and_loses_spare_blanks() -> None:
     assert spelled("text", "  Card  no.\tAB-1 ") == "Card no. AB-1"
     assert spelled("text", "x" * 1025) is None
 
 
-def test_same_text_under_another_kind_is_another_identifier():
+def test_same_text_under_another_kind_is_another_identifier() -> None:
     as_text, _ = normalise("text", ["0123456789abcdef"])
     as_device, _ = normalise("device", ["0123456789abcdef"])
     assert as_text.data != as_device.data
 
 
-def test_rows_without_identifier_are_left_out_and_counted():
+def test_rows_without_identifier_are_left_out_and_counted() -> None:
     found, validity = normalise("email", ["a@x.nl", None, "nonsense", " ", "A@X.NL", "b@x.nl", ""])
     assert found.rows.tolist() == [0, 4, 5]
     assert listed(found) == [b"email\0a@x.nl", b"email\0a@x.nl", b"email\0b@x.nl"]
@@ -142,7 +151,7 @@ def test_rows_without_identifier_are_left_out_and_counted():
     assert keep_first(found).rows.tolist() == [0, 5]
 
 
-def test_empty_column_gives_no_identifiers():
+def test_empty_column_gives_no_identifiers() -> None:
     found, validity = normalise("email", [])
     assert len(found) == 0
     assert validity == Validity(0, 0, 0, 0)
@@ -151,24 +160,24 @@ def test_empty_column_gives_no_identifiers():
 
 
 @pytest.mark.parametrize(("kind", "region"), [("name", None), ("phone", "XX"), ("phone", "Netherlands"), ("", None)])
-def test_unknown_kind_or_region_is_a_configuration_error(kind, region):
+def test_unknown_kind_or_region_is_a_configuration_error(kind: str, region: str | None) -> None:
     with pytest.raises(ConfigError):
         normalise(kind, ["x"], region)
 
 
-def test_every_kind_is_served():
+def test_every_kind_is_served() -> None:
     for kind in ids.KINDS:
         assert len(normalise(kind, [None], "NL")[0]) == 0
 
 
-def test_identifiers_never_print():
+def test_identifiers_never_print() -> None:
     found, _ = normalise("email", ["anna@example.com"])
     assert not re.search("anna", f"{found!r} {found}")
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(["a", "b", "A "])))
-def test_repeats_and_pieces_agree_with_a_dictionary(texts):
+def test_repeats_and_pieces_agree_with_a_dictionary(texts: list[str]) -> None:
     found, validity = normalise("text", texts)
     identifiers = listed(found)
     assert repeats(found).tolist() == [item in identifiers[:i] for i, item in enumerate(identifiers)]
@@ -181,7 +190,7 @@ def test_repeats_and_pieces_agree_with_a_dictionary(texts):
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(ids.KINDS), st.text(max_size=40))
-def test_normalising_twice_changes_nothing_and_never_fails(kind, text):
+def test_normalising_twice_changes_nothing_and_never_fails(kind: str, text: str) -> None:
     once = spelled(kind, text, "NL")
     if once is not None:
         assert spelled(kind, once, "NL") == once

@@ -24,9 +24,9 @@ from ..channel import PeerError
 from .randomness import Randomness
 
 try:
-    from .. import _native
+    from .. import _native as _native
 except ImportError:
-    _native = None
+    _native = None  # type: ignore[assignment]  # the crate is optional: libsodium does the work without it
 
 ELEMENT_BYTES = 32
 ORDER = 2**252 + 27742317777372353535851937790883648493
