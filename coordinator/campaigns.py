@@ -134,7 +134,7 @@ class Effects:
     """What is to be done, in this order: keep `changed` on disk, then set the lines, then tell, then log."""
 
     changed: dict[bytes, Campaign] = field(default_factory=dict)
-    lines: list[tuple[bytes, tuple[str, ...] | None]] = field(default_factory=list)  # run, its parties; None: it is over
+    lines: list[tuple[bytes, tuple[str, ...] | None]] = field(default_factory=list)  # run, parties; None: over
     tells: list[tuple[str, pb.ToNode]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shown: dict[bytes, Campaign] = field(default_factory=dict)
@@ -204,7 +204,7 @@ class Scheduler:
         if not 2 <= len(parties) <= 16 or len(set(parties)) != len(parties):
             raise RefusedError("INVALID_ARGUMENT", "a campaign has 2 to 16 different parties")
         if parties[0] != party:
-            raise RefusedError("PERMISSION_DENIED", f"the first party of a campaign is its proposer, and {party} is calling")
+            raise RefusedError("PERMISSION_DENIED", f"a campaign's first party is its proposer, and {party} calls")
         if not 1 <= len(steps) <= 32 or not all(_STEP_NAME.fullmatch(step) for step in steps):
             raise RefusedError("INVALID_ARGUMENT", "a campaign has 1 to 32 steps with short lower-case names")
         known = self._campaigns.get(docket.contract)
@@ -215,7 +215,7 @@ class Scheduler:
         if not at.wall_s < docket.expires_s < at.wall_s + 2 * _YEAR_S:
             raise RefusedError("INVALID_ARGUMENT", "the contract has expired, or expires more than two years from now")
         if sum(c.state not in FINAL and c.parties[0] == party for c in self._campaigns.values()) >= _MAX_OPEN_PER_PARTY:
-            raise RefusedError("RESOURCE_EXHAUSTED", f"{party} has {_MAX_OPEN_PER_PARTY} open campaigns: cancel some first")
+            raise RefusedError("RESOURCE_EXHAUSTED", f"{party} has {_MAX_OPEN_PER_PARTY} open campaigns: cancel some")
         campaign = Campaign(docket.contract, parties, steps, docket.expires_s, at.wall_s, at.wall_s)
         campaign.signatures[party] = docket.signature
         self._campaigns[campaign.contract] = campaign
@@ -243,7 +243,7 @@ class Scheduler:
         if campaign.state in FINAL:
             return self._flush(at)
         if refused and (campaign.state != "signing" or party in campaign.signatures):
-            raise RefusedError("FAILED_PRECONDITION", f"{party} has signed this campaign: cancel it instead of refusing")
+            raise RefusedError("FAILED_PRECONDITION", f"{party} has signed this campaign: cancel it instead")
         state = "refused" if refused else "cancelled"
         self._finish(campaign, state, f"{party} {state} the campaign", party, at)
         return self._flush(at)
@@ -274,7 +274,8 @@ class Scheduler:
         for campaign in self._open(party):
             self._effects.shown[campaign.contract] = campaign
             if campaign.run is not None and party not in campaign.run.reports:
-                self._report(campaign, campaign.run, party, Report("lost", reason=f"the line to {party}'s node broke"), at)
+                lost = Report("lost", reason=f"the line to {party}'s node broke")
+                self._report(campaign, campaign.run, party, lost, at)
         return self._flush(at)
 
     def ended(self, party: str, ended: pb.Ended, at: Moment) -> Effects:
@@ -292,7 +293,8 @@ class Scheduler:
             self._report(campaign, campaign.run, party, Report(ended.error, reason=printable(ended.reason)), at)
         elif any(commit.run == ended.run for commit in campaign.commits) and campaign.state not in FINAL - {"done"}:
             step = campaign.steps[ended.step] if ended.step < len(campaign.steps) else "a step"
-            self._finish(campaign, "failed", f"{party} could not keep the result of {step}: {printable(ended.reason)}", party, at)
+            text = f"{party} could not keep the result of {step}: {printable(ended.reason)}"
+            self._finish(campaign, "failed", text, party, at)
         return self._flush(at)
 
     def line_opened(self, run: bytes, party: str) -> None:
@@ -495,8 +497,8 @@ class Scheduler:
 
     def _start(self, campaign: Campaign, at: Moment) -> None:
         for party in campaign.parties:
-            for run in list(self._here[party].get((campaign.contract, campaign.step), {})):
-                self._stop(party, run, campaign, "not every party holds this run: the step starts again")
+            for held in list(self._here[party].get((campaign.contract, campaign.step), {})):
+                self._stop(party, held, campaign, "not every party holds this run: the step starts again")
         campaign.attempt += 1
         run = Run(self._new_run(), campaign.contract, campaign.step, campaign.parties, at.steady_s + OPEN_WITHIN_S)
         campaign.run = run

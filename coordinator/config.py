@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -61,7 +62,8 @@ class Home:
     def create(self) -> None:
         """Makes the folder, open to its owner only. Raises ConfigError if a coordinator lives there or it cannot be."""
         if self.settings_file.exists():
-            raise ConfigError(f"there is a coordinator in {self.path} already", "start it with `tidegate coordinator up`")
+            hint = "start it with `tidegate coordinator up`"
+            raise ConfigError(f"there is a coordinator in {self.path} already", hint)
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
@@ -100,7 +102,7 @@ class Home:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Held while a coordinator is up. Raises ConfigError if another one is up in the same folder."""
-        with (self.path / "lock").open("w") as file:
+        with os.fdopen(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -89,7 +89,8 @@ class Authority:
         names += [x509.IPAddress(each) for each in dict.fromkeys(addresses)]
         key = ec.generate_private_key(ec.SECP256R1())
         san = x509.SubjectAlternativeName(list(dict.fromkeys(names)))
-        certificate = self._issue(SERVER_NAME, key.public_key(), _CERTIFICATE_LASTS, ExtendedKeyUsageOID.SERVER_AUTH, san)
+        server = ExtendedKeyUsageOID.SERVER_AUTH
+        certificate = self._issue(SERVER_NAME, key.public_key(), _CERTIFICATE_LASTS, server, san)
         return _pem_key(key), certificate.public_bytes(_PEM)
 
     def client_certificate(
@@ -175,7 +176,7 @@ def join(store: Store, authority: Authority, request: JoinRequest, now_s: int) -
 
 
 def caller(store: Store, certificate_pem: bytes) -> Member:
-    """Who calls with this certificate, which TLS has verified. Raises RefusedError unless it is a member's present one."""
+    """The member whose present certificate this is, which TLS has verified. Raises RefusedError if it is nobody's."""
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names == [INVITE_COMMON_NAME]:
@@ -183,7 +184,8 @@ def caller(store: Store, certificate_pem: bytes) -> Member:
     member = store.member(names[0]) if len(names) == 1 else None
     presented = hashlib.sha256(certificate.public_bytes(_DER)).digest()
     if member is None or member.certificate != presented:
-        raise RefusedError("UNAUTHENTICATED", "this certificate is no member's present one: join again with a new invite")
+        text = "this certificate is no member's present one: join again with a new invite"
+        raise RefusedError("UNAUTHENTICATED", text)
     return member
 
 
@@ -199,7 +201,8 @@ def _requested_key(csr: bytes) -> ec.EllipticCurvePublicKey:
             raise ValueError
     except Exception as error:
         # The parser's errors are of many kinds (ValueError, UnsupportedAlgorithm, ...), and all mean the same here.
-        raise RefusedError("INVALID_ARGUMENT", "the certificate request is not a PKCS#10 one for a P-256 key") from error
+        text = "the certificate request is not a PKCS#10 one for a P-256 key"
+        raise RefusedError("INVALID_ARGUMENT", text) from error
     return public
 
 

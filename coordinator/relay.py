@@ -45,7 +45,7 @@ class _Inbox:
             self._changed.set()
 
     async def take(self) -> tuple[str, bytes | None] | None:
-        """The next frame and its sender; None for the frame says that the sender's line has ended; None: no more."""
+        """A sender and its next frame, or a sender and None when its line has ended. None: nothing more comes."""
         while True:
             if self._error is not None:
                 raise self._error
@@ -163,6 +163,10 @@ class Relay:
             inbox.finish()
         for line in ended.lines.values():
             asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, line.cut)
+
+    def end_all(self) -> None:
+        for run in list(self._runs):
+            self.end(run)
 
     def open(self, run: bytes, party: str) -> Line:
         """The line of the calling task. Raises RefusedError for a run that does not go on or is not the caller's."""

@@ -146,6 +146,11 @@ class Store:
         rows = self._rows(sa.select(_INVITES).where(_INVITES.c.secret == secret_hash))
         return (rows[0].party, rows[0].expires_s, rows[0].used_s is not None) if rows else None
 
+    def open_invites(self) -> list[tuple[str, int]]:
+        """Party and expiry of the invites that nobody has used yet."""
+        query = sa.select(_INVITES.c.party, _INVITES.c.expires_s).where(_INVITES.c.used_s.is_(None))
+        return [(row.party, row.expires_s) for row in self._rows(query.order_by(_INVITES.c.expires_s))]
+
     def use_invite(self, secret_hash: bytes, member: Member) -> bool:
         """Adds or replaces the member and uses the invite up, both or neither. False: it was used already."""
         values = vars(member)
