@@ -521,12 +521,10 @@ class _Form:
             return None
         if counts[label.positive] < guards.seeds:
             expected = f"at least {guards.seeds} rows with the positive value (guards.seeds)"
-            self.wrong(
-                "label.positive", expected, str(counts[label.positive]), "fewer say too little, and too much of each"
-            )
+            self.wrong("label.positive", expected, str(counts[label.positive]), "fewer say too little")
         elif counts[label.positive] < FEW_SEEDS:
             self.checked.remarks.append(
-                f"{counts[label.positive]} good customers before matching: it works from {guards.seeds} matched ones on, "
+                f"{counts[label.positive]} good customers before matching: enough from {guards.seeds} matched ones on, "
                 f"better from {FEW_SEEDS}"
             )
         missing = len(texts) - sum(counts.values())

@@ -105,7 +105,7 @@ def is_unchanged(dataset: Dataset) -> bool:
 
 
 def _is_constant(values: pa.ChunkedArray) -> bool:
-    return values.null_count < MISSING_ROWS and pc.count_distinct(values).as_py() <= 1
+    return bool(values.null_count < MISSING_ROWS and pc.count_distinct(values).as_py() <= 1)
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,365 @@
+"""What the party's commands print: tables, contracts, progress, results. Text from outside is printed as it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tidegate.protocols.catalog import CATALOG
+from tidegate.protocols.channel import TidegateError
+from tidegate.wire.contract import Contract
+
+from . import policy
+from .campaign import few_columns
+from .store import FINAL, Campaign, Offer, Run, Store
+
+STATE_STYLE = {
+    "done": "green",
+    "failed": "red",
+    "refused": "red",
+    "cancelled": "red",
+    "expired": "red",
+    "running": "cyan",
+}
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    console.print(Text(text, style))
+
+
+def notices(lines: Iterable[str]) -> None:
+    for line in lines:
+        errors.print(Text(f"* {line}", "cyan"))
+
+
+def day(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def table(*columns: str) -> Table:
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def row(to: Table, *cells: str) -> None:
+    to.add_row(*(Text(cell) for cell in cells))
+
+
+def offer_columns(offer: Offer) -> Table:
+    shown = table("column", "kind", "values", "missing")
+    for column in offer.columns:
+        row(shown, column["name"], column["kind"], _values(column), f"{column['missing_percent']} %")
+    return shown
+
+
+def _values(column: dict[str, Any]) -> str:
+    if column["constant"]:
+        return "always the same"
+    if column["kind"] == "category":
+        return ", ".join(column["categories"])
+    if column["low"] is None:
+        return ""
+    return f"{column['low']:g} to {column['high']:g}"
+
+
+def missing_signatures(store: Store, campaign: Campaign) -> list[str]:
+    signed = store.signatures(campaign.hash)
+    return [party.name for party in campaign.contract.parties if party.name not in signed]
+
+
+def state(store: Store, campaign: Campaign) -> str:
+    """The state in words: who must sign, which step, who stopped it and why."""
+    if campaign.state == "signing":
+        missing = missing_signatures(store, campaign)
+        return f"waits for the approval of {', '.join(missing)}" if missing else "signed by all"
+    if campaign.state in ("running", "waiting"):
+        steps = campaign.contract.steps
+        done = sum(1 for index in range(len(steps)) if store.committed_run(campaign.hash, index))
+        at = f"{campaign.state}, {done} of {len(steps)} steps done"
+        return f"{at}: {campaign.reason}" if campaign.reason else at
+    by = f" by {campaign.by}" if campaign.by and campaign.state in ("refused", "cancelled") else ""
+    at = f" at {campaign.by}" if campaign.by and campaign.state == "failed" else ""
+    return f"{campaign.state}{by}{at}{f': {campaign.reason}' if campaign.reason else ''}"
+
+
+def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateError]) -> None:
+    """Everything a person should read before signing."""
+    made = campaign.contract
+    say(f"Campaign {made.campaign}  ({campaign.short})", "bold")
+    say(
+        f"proposed by {campaign.proposer} on {day(made.created_s)}, valid until {day(made.expires_s)}; "
+        f"{state(store, campaign)}"
+    )
+    parties = table("party", "role", "data set", "rows", "columns used", "identity key")
+    for party in made.parties:
+        used = made.features.get(party.name, ())
+        name = f"{party.name} (this party)" if party.name == me else party.name
+        row(
+            parties,
+            name,
+            party.role,
+            party.data.name,
+            f"{party.data.rows:,}",
+            str(len(used)),
+            f"{party.identity[:16]}...",
+        )
+    console.print(parties)
+    say("")
+    say(f"Matched on: {', '.join(key.kind for key in made.keys)}")
+    if made.label.column:
+        say(f'Good customers: those of {made.role("brand").name} with "{made.label.column}" = "{made.label.positive}"')
+    if made.holdout.column:
+        say(f'Held out to measure quality: rows with "{made.holdout.column}" = "{made.holdout.value}"')
+    elif made.holdout.percent:
+        say(f"Held out to measure quality: {made.holdout.percent} % of the matched rows, drawn at random")
+    for party in made.parties:
+        used = made.features.get(party.name, ())
+        say(f"Columns of {party.name}: {', '.join(used) if used else 'none'}")
+    steps(made)
+    guards(made)
+    learned(made)
+    for line in changes(store, campaign, me):
+        say(line)
+    for problem in problems:
+        say(f"Not acceptable here: {problem.text}{f' ({problem.hint})' if problem.hint else ''}", "red")
+
+
+def steps(made: Contract) -> None:
+    say("")
+    say("Steps", "bold")
+    for number, step in enumerate(made.steps, 1):
+        entry = CATALOG[step.protocol]
+        settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step.settings.items()))
+        say(f"  {number}. {entry.title}{f'  [{settings}]' if settings else ''}")
+
+
+def _setting(value: int | list[int]) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def guards(made: Contract) -> None:
+    say("")
+    say("Guards", "bold")
+    figures = made.guards
+    say(
+        f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; at most "
+        f"{figures.train_steps} training steps; count noise {figures.count_noise}; {figures.score_levels} score levels"
+    )
+    for line in policy.loosened(figures):
+        say(f"  attention: {line}", "yellow")
+    for line in few_columns(made.features.get(made.role("media").name, ()), made.steps):
+        say(f"  attention: {line}", "yellow")
+
+
+def learned(made: Contract) -> None:
+    """Who learns what, and what all of it rests on."""
+    say("")
+    say("What each one learns", "bold")
+    for name in (*(party.name for party in made.parties), "coordinator"):
+        say(f"  {name}")
+        for line in made.learns.get(name, ()):
+            say(f"    - {line}")
+    say("  This rests on")
+    for line in dict.fromkeys(line for step in made.steps for line in CATALOG[step.protocol].assumes):
+        say(f"    - {line}")
+    say("")
+
+
+def changes(store: Store, campaign: Campaign, me: str) -> list[str]:
+    """What differs from the last contract with the same parties that this party signed."""
+    made = campaign.contract
+    names = {party.name for party in made.parties}
+    earlier = [
+        other
+        for other in store.campaigns()
+        if other.added_s <= campaign.added_s and other.hash != campaign.hash and me in store.signatures(other.hash)
+    ]
+    for other in reversed(earlier):
+        try:
+            before = other.contract
+        except TidegateError:
+            continue
+        if {party.name for party in before.parties} == names:
+            found = list(_differences(before, made))
+            return [f"Compared with {before.campaign} ({other.short}), the last that was signed here:"] + [
+                f"  - {line}" for line in found or ["nothing else"]
+            ]
+    return []
+
+
+def _differences(before: Contract, now: Contract) -> Iterable[str]:
+    pairs = {
+        "keys": lambda made: ", ".join(key.kind for key in made.keys),
+        "label": lambda made: f"{made.label.column} = {made.label.positive}",
+        "hold-out": lambda made: f"{made.holdout.column} {made.holdout.value} {made.holdout.percent or ''}".strip(),
+        "steps": lambda made: ", ".join(f"{step.step} {_settings(step.settings)}".strip() for step in made.steps),
+        "guards": lambda made: str(made.guards),
+        "data sets": lambda made: ", ".join(
+            f"{party.data.name} {party.data.commitment[:12]}" for party in made.parties
+        ),
+    }
+    for name, read in pairs.items():
+        if read(before) != read(now):
+            yield f"{name}: {read(before)} -> {read(now)}"
+    for party in now.parties:
+        old, new = set(before.features.get(party.name, ())), set(now.features.get(party.name, ()))
+        if new - old:
+            yield f"columns of {party.name} added: {', '.join(sorted(new - old))}"
+        if old - new:
+            yield f"columns of {party.name} left out: {', '.join(sorted(old - new))}"
+
+
+def _settings(settings: dict[str, int | list[int]]) -> str:
+    return " ".join(f"{name}={_setting(value)}" for name, value in sorted(settings.items()))
+
+
+def progress(store: Store, campaign: Campaign, last: str) -> RenderableType:
+    """The campaign's steps with how far each is, and the last thing that happened."""
+    shown = table("step", "state", "attempts", "seconds", "sent", "received")
+    for index, step in enumerate(campaign.contract.steps):
+        found = step_status(store.runs(campaign.hash), index)
+        style = {"done": "green", "running": "cyan", "failed": "yellow"}.get(found["state"], "dim")
+        figures = (
+            (f"{found['seconds']:.1f}", size(found["sent"]), size(found["received"])) if found["seconds"] else ("",) * 3
+        )
+        shown.add_row(step.step, Text(found["state"], style), str(found["attempts"] or ""), *figures)
+    head = Text.assemble(
+        (campaign.name, "bold"), " ", (state(store, campaign), STATE_STYLE.get(campaign.state, "yellow"))
+    )
+    return Group(head, shown, Text(last, "dim"))
+
+
+def step_status(runs: list[Run], index: int) -> dict[str, Any]:
+    """How far a step is at this party: waiting, running, done, or failed and to be started again."""
+    own = [run for run in runs if run.step == index]
+    found: dict[str, Any] = {"state": "waiting", "attempts": len(own), "seconds": 0.0, "sent": 0, "received": 0}
+    if own:
+        stands = next((run for run in own if run.state == "committed"), own[-1])
+        state_of = {"committed": "done", "prepared": "running", "started": "running", "failed": "failed"}
+        found |= {
+            "state": state_of[stands.state],
+            "seconds": stands.seconds,
+            "sent": stands.sent,
+            "received": stands.received,
+        }
+        if stands.state == "failed":
+            found["reason"] = stands.reason
+    return found
+
+
+def status(store: Store, campaign: Campaign) -> dict[str, Any]:
+    """The campaign's state for programs."""
+    runs = store.runs(campaign.hash)
+    return {
+        "campaign": campaign.name,
+        "contract": campaign.hash.hex(),
+        "state": campaign.state,
+        "over": campaign.state in FINAL,
+        "reason": campaign.reason,
+        "by": campaign.by,
+        "proposer": campaign.proposer,
+        "expires_s": campaign.contract.expires_s,
+        "signed_by": sorted(store.signatures(campaign.hash)),
+        "steps": [
+            {"step": step.step, **step_status(runs, index)} for index, step in enumerate(campaign.contract.steps)
+        ],
+    }
+
+
+def size(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 100_000 else f"{n / 1e3:.1f} kB"
+
+
+def results(folder: Path, made: Contract, me: str) -> None:
+    """A summary of the committed steps at this party, from their facts."""
+    for step in made.steps:
+        facts = read_facts(folder / step.step)
+        if not facts:
+            continue
+        say(step.step, "bold")
+        for line in _SUMMARIES[step.step](facts):
+            say(f"  {line}")
+        files = sorted(path for path in (folder / step.step).iterdir() if path.name not in ("facts.json", "model.json"))
+        for path in files:
+            if path.suffix == ".parquet":
+                say(f"  file: {path}", "dim")
+    if "match" in {step.step for step in made.steps}:
+        say("")
+    say("What this party learned", "bold")
+    lines = [line for step in made.steps for line in (read_facts(folder / step.step) or {}).get("learned", [])]
+    for line in dict.fromkeys(lines):
+        say(f"  - {line}")
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    path = folder / "facts.json"
+    if not path.is_file():
+        return None
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts
+
+
+def _match(facts: dict[str, Any]) -> Iterable[str]:
+    keys = ", ".join(f"{number:,} by {kind}" for kind, number in facts["by_key"].items())
+    yield f"{facts['size']:,} people matched ({keys})"
+    yield f"of {facts['brand_rows']:,} at the brand and {facts['media_rows']:,} at the media"
+
+
+def _insight(facts: dict[str, Any]) -> Iterable[str]:
+    if not isinstance(facts["features"], list):
+        yield f"{facts['features']} columns were counted for the brand"
+        return
+    bins = [(item["index"], feature["name"], item) for feature in facts["features"] for item in feature["bins"]]
+    ranked = sorted((entry for entry in bins if entry[0] is not None), key=lambda entry: -entry[0])
+    yield f"{100 * facts['base_rate']:.1f} % of the matched people are good customers (index 100)"
+    for index, name, item in ranked[:5]:
+        yield f"index {index:.0f}: {name} {item['label']} ({item['people']:,} people)"
+
+
+def _train(facts: dict[str, Any]) -> Iterable[str]:
+    yield f"{facts['rows']['train']:,} rows to train on, {facts['rows']['holdout']:,} held out"
+    if "auc" not in facts:
+        return
+    auc, (low, high) = facts["auc"], facts["gain_interval"]
+    yield f"AUC {auc['joint']:.3f} together, {auc['brand_only']:.3f} with the brand's own columns alone"
+    verdict = "" if low > 0 or high < 0 else ": within noise, joining is not shown to help"
+    yield f"gain of joining {facts['gain']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}){verdict}"
+    lift = facts["lift_at"]["10"]
+    yield f"good customers in the best tenth: {lift['joint']:.1f} times the average ({lift['brand_only']:.1f} alone)"
+
+
+def _score(facts: dict[str, Any]) -> Iterable[str]:
+    yield f"{facts['rows']:,} matched customers scored"
+
+
+def _expand(facts: dict[str, Any]) -> Iterable[str]:
+    yield f"{facts['pool']:,} other people searched"
+    for found in facts["sizes"]:
+        lift = found.get("expected_lift")
+        expected = f", expected lift {lift:.1f}" if lift else ""
+        yield f"audience of {found['percent']} %: {found['people']:,} people{expected}"
+
+
+_SUMMARIES = {"match": _match, "insight": _insight, "train": _train, "score": _score, "expand": _expand}
+
+
+def ago(at_s: float) -> str:
+    seconds = max(0, int(time.time() - at_s))
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = seconds // length
+            return f"{number} {unit}{'s' if number > 1 else ''} ago"
+    return "just now"
