@@ -4,7 +4,7 @@
       y in {0, 1} of the n aligned rows                    codes (n, features): the bin of each row
                           <-- Features, Feature ... ---    names, labels, people in each bin + noise
       checks the names against the grant
-                          --- Enc(y) ----------------->    one-hot matrix B, a column for each bin
+                          --- Key, Enc(y) ------------>    one-hot matrix B, a column for each bin
                           <-- Enc(B'y + noise) --------    the columns product (products.py)
       joins bins with too few positives
 
@@ -26,10 +26,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ..channel import Channel, Message, PeerError, PolicyError
-from ..primitives.bfv import BrandKey, PublicKey
 from ..primitives.fixed_point import IntArray
 from ..primitives.randomness import Randomness
-from .products import columns_brand, columns_media
+from .products import columns_brand, columns_media, open_brand, open_media
 
 MAX_BINS = 64
 MAX_LABEL = 500
@@ -85,7 +84,9 @@ class Insight:
     withheld: tuple[str, ...]
 
 
-async def brand(channel: Channel, key: BrandKey, y: IntArray, *, granted: Sequence[str], floor: int) -> Insight:
+async def brand(
+    channel: Channel, y: IntArray, *, granted: Sequence[str], floor: int, randomness: Randomness
+) -> Insight:
     """Insight into the media's features named in `granted`, for labels y (n,) of 0 and 1 over the shared rows."""
     if not np.isin(y, (0, 1)).all() or len(y) == 0:
         raise ValueError("labels are 0 or 1, one for each row")
@@ -102,6 +103,7 @@ async def brand(channel: Channel, key: BrandKey, y: IntArray, *, granted: Sequen
     shown: dict[str, tuple[Bin, ...]] = {}
     base_rate = float(y.mean())
     if features:
+        key = await open_brand(channel, randomness)
         counted = await columns_brand(channel, key, y, sum(len(labels) for _, _, labels, _ in features))
         at = 0
         for name, ordered, labels, people in features:
@@ -119,7 +121,6 @@ async def brand(channel: Channel, key: BrandKey, y: IntArray, *, granted: Sequen
 
 async def media(
     channel: Channel,
-    public: PublicKey,
     codes: IntArray,
     bins: Sequence[Bins],
     *,
@@ -149,6 +150,7 @@ async def media(
         labels = tuple(label.encode() for label in feature.labels)
         await channel.send(Feature(feature.name, int(feature.ordered), labels, noised))
     if bins:
+        public = await open_media(channel)
         one_hot = np.concatenate(
             [codes[:, j, None] == np.arange(len(people)) for j, people in enumerate(counts)], axis=1
         ).astype(np.int8)

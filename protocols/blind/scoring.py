@@ -1,7 +1,7 @@
 """Scores by a linear model of the brand over rows of the media, and the audience with the best of them.
 
     score     brand                                             media
-                W = round(s w)       -- Enc(W_j), j = 1..d -->    X = round(2^6 clip(x, -8, 8)), (n, d)
+                W = round(s w)       -- Key, Enc(W_1..d) ---->    X = round(2^6 clip(x, -8, 8)), (n, d)
                                      <-- Enc(X W + e) --------    e uniform over an interval of T/levels, fresh per row
                 scores (X W + e) / (2^6 s)                        (e = 0 where the contract grants exact scores)
 
@@ -11,17 +11,18 @@
                 best ceil(p n / 100)
                 for each size p      -- Tiers --------------->    takes the order back: the people of each size
 
-The product works modulo T. Scores spread over a window of width T/(2^6 s) and are told apart to one part in `levels`
-of the whole modulus, so a larger s buys the brand nothing but wrapping: the media's guarantee holds for any weights.
-An honest brand makes s as large as the window of its scores allows. Without one the window is what no score can leave,
-+-8 sum |w_j|, many times wider than the scores really spread; the exact scores of held-out rows give a good one
-(`window`). A blurred score outside that window wraps to its other end.
+The product works modulo T. The blur hides all but one part in `levels` of the whole modulus, so larger weights buy a
+brand nothing but wrapping: what the media gives away does not depend on them. An honest brand makes s as large as the
+window of its scores allows. Without one the window is what no score can leave, +-8 sum |w_j|, many times wider than
+scores spread; the exact scores of held-out rows give a good one (`window_of`). A blurred score outside the window
+wraps to its other end, at its own row's cost alone.
 
 Learns: brand the blurred (or exact) scores, in expand those of all the pool in an order it cannot undo, and the
 pool's size; media who is in each audience, nothing of the scores.
 Assumes: semi-honest (products.py); that the encrypted weights are the agreed model is the brand's word.
-Exact scores of d rows or more tell the model to nobody new, and with it one linear equation on each row.
-Sizes: an audience under the floor is refused by both sides before anything is encrypted.
+Limits: an exact score is one linear equation on its row; blurred ones of the same people average out. How often a row
+is scored, across models, is for the media to count. Audiences under the floor are refused by both sides before
+anything is encrypted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from typing import ClassVar
 import numpy as np
 
 from ..channel import MIB, Channel, ConfigError, Message, PeerError, PolicyError
-from ..primitives.bfv import BrandKey, PublicKey
 from ..primitives.fixed_point import (
     FEATURE_BITS,
     FEATURE_LIMIT,
@@ -45,7 +45,7 @@ from ..primitives.fixed_point import (
     quantise,
 )
 from ..primitives.randomness import Randomness
-from .products import rows_brand, rows_media
+from .products import open_brand, open_media, rows_brand, rows_media
 
 _UNIT = 2.0**FEATURE_BITS
 _TIERS = MIB
@@ -87,12 +87,12 @@ def window_of(scores: FloatArray) -> tuple[float, float]:
 
 async def brand_scores(
     channel: Channel,
-    key: BrandKey,
     weights: FloatArray,
     rows: int,
     *,
     levels: int | None,
     window: tuple[float, float] | None = None,
+    randomness: Randomness,
 ) -> FloatArray:
     """Scores x . weights of the media's `rows` rows: (rows,), exact for levels None, else blurred.
 
@@ -107,15 +107,15 @@ async def brand_scores(
     # Rounding a weight moves a score by at most half of 2^9, the largest |X|.
     room = T - 2 * _blur(levels) - 2 * len(weights) * int(FEATURE_LIMIT * _UNIT)
     scale = room / (_UNIT * width)
+    key = await open_brand(channel, randomness)
     opened = await rows_brand(channel, key, np.rint(scale * weights).astype(np.int64), rows)
     middle = round(scale * _UNIT * (low + high) / 2)
     return (middle + centred(modulo(opened - middle % T))) / (_UNIT * scale)
 
 
-async def media_scores(
-    channel: Channel, public: PublicKey, x: FloatArray, *, levels: int | None, randomness: Randomness
-) -> None:
+async def media_scores(channel: Channel, x: FloatArray, *, levels: int | None, randomness: Randomness) -> None:
     """Answers one `brand_scores` over x (n, d), which is clipped to +-8 and rounded to 1/64."""
+    public = await open_media(channel)
     await rows_media(
         channel, public, quantise(x).astype(np.int16), randomness=randomness, added=_noise(levels, len(x), randomness)
     )
@@ -142,21 +142,21 @@ def people_per_size(percents: Sequence[int], pool: int, floor: int) -> dict[int,
 
 async def brand_expand(
     channel: Channel,
-    key: BrandKey,
     weights: FloatArray,
     *,
     percents: Sequence[int],
     floor: int,
     levels: int,
-    max_pool: int,
+    max_rows: int,
     window: tuple[float, float] | None = None,
+    randomness: Randomness,
 ) -> Expanded:
     """Scores the media's pool and answers who is best. Of equal scores the earlier in the shuffled order goes first."""
     pool = (await channel.recv(Pool)).rows
-    if pool > max_pool:
-        raise PeerError(f"the media's pool has {pool} people, its data set at most {max_pool}")
+    if pool > max_rows:
+        raise PeerError(f"the media's pool has {pool} people, its data set at most {max_rows}")
     people = people_per_size(percents, pool, floor)
-    scores = await brand_scores(channel, key, weights, pool, levels=levels, window=window)
+    scores = await brand_scores(channel, weights, pool, levels=levels, window=window, randomness=randomness)
     order = np.argsort(-scores, kind="stable")
     tiers = np.zeros(pool, np.uint8)
     for tier, count in reversed(list(enumerate(people.values(), 1))):
@@ -169,7 +169,6 @@ async def brand_expand(
 
 async def media_expand(
     channel: Channel,
-    public: PublicKey,
     x: FloatArray,
     *,
     percents: Sequence[int],
@@ -184,7 +183,7 @@ async def media_expand(
     await channel.send(Pool(len(x)))
     people = people_per_size(percents, len(x), floor)
     order = randomness.permutation(len(x))
-    await media_scores(channel, public, x[order], levels=levels, randomness=randomness)
+    await media_scores(channel, x[order], levels=levels, randomness=randomness)
     received = []
     for at in range(0, len(x), _TIERS):
         part = (await channel.recv(Tiers)).tiers
