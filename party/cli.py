@@ -500,9 +500,8 @@ def audit(
             return
         for entry in entries:
             detail = " ".join(f"{name}={value}" for name, value in entry.detail.items())
-            say(
-                f"{entry.seq:5}  {screen.day(entry.at_s)}  {entry.event} {entry.contract[:12]} {_shorter(detail)}".rstrip()
-            )
+            about = f"{entry.event} {entry.contract[:12]} {_shorter(detail)}"
+            say(f"{entry.seq:5}  {screen.day(entry.at_s)}  {about}".rstrip())
         head = entries[-1].hash if entries else ""
         say(
             f"The trail is whole: {len(entries)} entries. Note its head to check later that nothing was cut: {head}",

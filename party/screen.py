@@ -155,8 +155,8 @@ def guards(made: Contract) -> None:
     say("Guards", "bold")
     figures = made.guards
     say(
-        f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; at most "
-        f"{figures.train_steps} training steps; count noise {figures.count_noise}; {figures.score_levels} score levels"
+        f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; "
+        f"at most {figures.train_steps} training steps; count noise {figures.count_noise}; {figures.score_levels} score levels"
     )
     for line in policy.loosened(figures):
         say(f"  attention: {line}", "yellow")
