@@ -1,0 +1,234 @@
+"""Insight: counts as in the clear text, nothing under the floor, nothing that was not granted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.broken_line import FAULTS, play_broken
+
+from tidegate.protocols.blind import insight
+from tidegate.protocols.blind.insight import Feature, Features, Insight
+from tidegate.protocols.channel import Channel, PeerError, PolicyError, TidegateError
+from tidegate.protocols.primitives.fixed_point import IntArray
+from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.protocols.simulate import memory_line, simulate
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Bins as a party's table gives them."""
+
+    name: str
+    labels: tuple[str, ...]
+    ordered: bool = True
+
+
+AGE = Cut("age", ("under 20", "20 to 29", "30 to 39", "40 or more"))
+JOB = Cut("job", ("clerk", "farmer", "other"), ordered=False)
+
+
+def _random(seed: int = 1) -> Randomness:
+    return Randomness(seed.to_bytes(32, "little"))
+
+
+def _none(n: int) -> IntArray:
+    return np.zeros(n, np.int64)
+
+
+def _roles(
+    y: IntArray,
+    codes: IntArray,
+    bins: list[Cut],
+    floor: int = 50,
+    noise: Callable[[int], IntArray] = _none,
+    granted: tuple[str, ...] = ("age", "job"),
+) -> tuple[Callable[[Channel], Awaitable[Insight]], Callable[[Channel], Awaitable[None]]]:
+    def brand(channel: Channel) -> Awaitable[Insight]:
+        return insight.brand(channel, y, granted=granted, floor=floor, randomness=_random(2))
+
+    def media(channel: Channel) -> Awaitable[None]:
+        return insight.media(channel, codes, bins, floor=floor, noise=noise, randomness=_random(1))
+
+    return brand, media
+
+
+def _people(positives: list[int], negatives: list[int]) -> tuple[IntArray, IntArray]:
+    """Labels and codes of one feature whose bins have so many positives and negatives."""
+    bins = range(len(positives))
+    codes = np.concatenate([np.repeat(bins, positives), np.repeat(bins, negatives)]).astype(np.int64)
+    y = np.repeat([1, 0], [sum(positives), sum(negatives)]).astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(y))
+    return y[order], codes[order][:, None]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32), st.integers(300, 9000))
+def test_counts_and_index_are_those_of_the_clear_text(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    codes = np.stack([rng.permutation(np.arange(n) % 4), rng.permutation(np.arange(n) % 3)], axis=1)
+    found, _ = simulate(*_roles(y, codes, [AGE, JOB], floor=10))
+    for j, cut in enumerate((AGE, JOB)):
+        for code, bin_ in enumerate(found.features[cut.name]):
+            inside = codes[:, j] == code
+            assert (bin_.label, bin_.people, bin_.positives) == (cut.labels[code], inside.sum(), y[inside].sum())
+            assert bin_.index == pytest.approx(100 * y[inside].mean() / y.mean(), abs=0.06)
+    assert found.base_rate == y.mean()
+    assert found.withheld == ()
+
+
+def test_every_count_carries_noise_of_its_own() -> None:
+    y, codes = _people([500, 500, 500, 500], [500, 500, 500, 500])
+    drawn: list[IntArray] = []
+
+    def noise(n: int) -> IntArray:
+        drawn.append(np.random.default_rng(len(drawn)).integers(-20, 21, n))
+        return drawn[-1]
+
+    found, _ = simulate(*_roles(y, codes, [AGE], noise=noise))
+    bins = found.features["age"]
+    np.testing.assert_array_equal([bin_.people for bin_ in bins], 1000 + drawn[0])
+    np.testing.assert_array_equal([bin_.positives for bin_ in bins], 500 + drawn[1])
+
+
+def test_bins_with_few_positives_join_their_smaller_neighbour() -> None:
+    y, codes = _people([60, 10, 45, 200], [500, 500, 500, 500])
+    found, _ = simulate(*_roles(y, codes, [AGE]))
+    assert [(bin_.label, bin_.people, bin_.positives) for bin_ in found.features["age"]] == [
+        ("under 20", 560, 60),
+        ("20 to 29, 30 to 39", 1055, 55),
+        ("40 or more", 700, 200),
+    ]
+    y, codes = _people([30, 10, 15, 200], [500, 500, 500, 500])
+    found, _ = simulate(*_roles(y, codes, [AGE]))
+    assert [bin_.label for bin_ in found.features["age"]] == ["under 20 ... 30 to 39", "40 or more"]
+
+
+def test_bins_without_an_order_join_the_smallest() -> None:
+    y, codes = _people([30, 200, 70], [500, 500, 500])
+    found, _ = simulate(*_roles(y, codes, [JOB]))
+    assert [bin_.label for bin_ in found.features["job"]] == ["clerk, other", "farmer"]
+
+
+def test_few_negatives_are_no_more_shown_than_few_positives() -> None:
+    y, codes = _people([500, 500, 500, 500], [10, 60, 60, 60])
+    found, _ = simulate(*_roles(y, codes, [AGE]))
+    assert [bin_.label for bin_ in found.features["age"]] == ["under 20, 20 to 29", "30 to 39", "40 or more"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(50, 400), st.integers(-20, 420)), min_size=2, max_size=12),
+    st.booleans(),
+    st.integers(1, 120),
+)
+def test_whatever_the_counts_no_shown_bin_is_under_the_floor(
+    counts: list[tuple[int, int]], ordered: bool, floor: int
+) -> None:
+    people, positives = (np.array(column, np.int64) for column in zip(*counts, strict=True))
+    bins = insight._joined(ordered, [str(i) for i in range(len(counts))], people, positives, floor)
+    assert sum(n for _, n, _ in bins) == people.sum()
+    assert sum(good for _, _, good in bins) == positives.sum()
+    if len(bins) > 1:
+        assert all(good >= floor and n - good >= floor for _, n, good in bins)
+
+
+def test_a_feature_that_ends_in_one_bin_is_withheld_and_named() -> None:
+    y, codes = _people([10, 10, 10, 10], [500, 500, 500, 500])
+    found, _ = simulate(*_roles(y, codes, [AGE]))
+    assert found.features == {}
+    assert set(found.withheld) == {"age", "job"}
+
+
+def test_without_a_feature_or_a_positive_nothing_is_shown() -> None:
+    y, codes = _people([0, 0, 0, 0], [100, 100, 100, 100])
+    found, _ = simulate(*_roles(y, codes, [AGE]))
+    assert found == Insight(0.0, {}, ("job", "age"))
+    found, _ = simulate(*_roles(y, codes[:, :0], []))
+    assert found == Insight(0.0, {}, ("age", "job"))
+
+
+def test_the_media_counts_no_bin_under_the_floor() -> None:
+    y, codes = _people([30, 30, 30, 10], [30, 30, 30, 39])
+    with pytest.raises(PolicyError, match="fewer than 50 people"):
+        simulate(*_roles(y, codes, [AGE]))
+
+
+HEAD = Features(100, 1)
+GOOD = Feature("age", 1, (b"a", b"b"), bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("head", "features", "says"),
+    [
+        (Features(99, 1), [], "99 rows"),
+        (Features(100, 3), [], "grants 2"),
+        (Features(100, 2), [GOOD, GOOD], "twice"),
+        (HEAD, [replace(GOOD, name="income")], "does not name"),
+        (HEAD, [replace(GOOD, labels=(b"a",), people=bytes(8))], "fit together"),
+        (HEAD, [replace(GOOD, labels=(b"a",) * 65, people=bytes(8 * 65))], "fit together"),
+        (HEAD, [replace(GOOD, people=bytes(17))], "fit together"),
+        (HEAD, [replace(GOOD, ordered=2)], "fit together"),
+        (HEAD, [replace(GOOD, labels=(b"a", b"a"))], "twice"),
+        (HEAD, [replace(GOOD, labels=(b"a", b"\x1b[2J"))], "printable"),
+        (HEAD, [replace(GOOD, labels=(b"a", b"\xff"))], "UTF-8"),
+        (HEAD, [replace(GOOD, labels=(b"a", b"b" * 600))], "printable"),
+        (HEAD, [replace(GOOD, people=b"\xff" * 7 + b"\x7f" + bytes(8))], "cannot be one"),
+    ],
+)
+def test_the_brand_refuses_what_no_honest_media_sends(head: Features, features: list[Feature], says: str) -> None:
+    async def liar(channel: Channel) -> None:
+        await channel.send(head)
+        for feature in features:
+            await channel.send(feature)
+
+    brand, _ = _roles(np.arange(100) % 2, np.zeros((100, 1), np.int64), [AGE])
+    with pytest.raises(PeerError, match=says):
+        simulate(brand, liar)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_line_ends_in_a_typed_error_or_the_right_counts(fault: str) -> None:
+    y, codes = _people([100, 200, 300, 400], [500, 500, 500, 500])
+    roles = _roles(y, codes, [AGE])
+    right, _ = simulate(*roles)
+    # brand: key, labels; media: features, feature, sums.
+    for side, messages in ((0, 2), (1, 3)):
+        for at in range(messages):
+            with contextlib.suppress(TidegateError):
+                found, _ = play_broken(*roles, fault, side, at)
+                assert found == right
+
+
+def test_what_is_sent_does_not_depend_on_the_labels() -> None:
+    async def shape(y: IntArray, codes: IntArray) -> list[tuple[str, int]]:
+        a, b = memory_line()
+        brand, media = _roles(y, codes, [AGE])
+        await asyncio.gather(brand(a), media(b))
+        return [(name, len(data)) for name, data in a.sent + b.sent]
+
+    y, codes = _people([100, 200, 300, 400], [500, 500, 500, 500])
+    assert asyncio.run(shape(y, codes)) == asyncio.run(shape(1 - y, codes)) == asyncio.run(shape(0 * y, codes[::-1]))
+
+
+def test_the_media_sees_no_label() -> None:
+    """The same labels twice give ciphertexts that differ in every part, and neither holds the labels' bytes."""
+
+    async def sent(seed: int) -> bytes:
+        a, b = memory_line()
+        y, codes = _people([100, 200, 300, 400], [500, 500, 500, 500])
+        await asyncio.gather(
+            insight.brand(a, y, granted=("age",), floor=50, randomness=_random(seed)),
+            insight.media(b, codes, [AGE], floor=50, noise=_none, randomness=_random(1)),
+        )
+        return next(data for name, data in a.sent if name == "Uploads")
+
+    first, second = (np.frombuffer(asyncio.run(sent(seed))[-8 * 8192 :], np.uint64) for seed in (1, 2))
+    assert (first == second).mean() < 0.01
