@@ -17,8 +17,7 @@ from rich.text import Text
 
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, TidegateError
-from tidegate.protocols.primitives import group
-from tidegate.protocols.primitives.bfv import BrandKey
+from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.line import dial
 from tidegate.wire.relay_pb2 import LookRequest
 from tidegate.wire.xwing import SealingKey
@@ -72,7 +71,7 @@ def examine(home: Home) -> Iterator[Finding]:
     """The findings, one after the other as they are made."""
     yield _python()
     yield _arithmetic()
-    yield _guarded("homomorphic encryption: TenSEAL works and floods noise as it must", BrandKey.generate)
+    yield _guarded("homomorphic encryption: TenSEAL works and floods noise as it must", _encryption)
     yield _guarded("sealing: X-Wing (ML-KEM-768 with X25519) is there", SealingKey.generate)
     yield _disk(home)
     if not home.exists():
@@ -97,9 +96,20 @@ def examine(home: Home) -> Iterator[Finding]:
         store.close()
 
 
+def _encryption() -> None:
+    # Loaded here, so that the doctor can say that it does not load.
+    from tidegate.protocols.primitives.bfv import BrandKey
+
+    BrandKey(Randomness.system())
+
+
 def _guarded(text: str, check: Callable[[], object]) -> Finding:
     try:
         check()
+    except ImportError as error:
+        return Finding(
+            "fail", f"the package {error.name} cannot be loaded", "install tidegate again, on a tested Python"
+        )
     except TidegateError as error:
         return Finding("fail", error.text, error.hint)
     return Finding("ok", text)
@@ -113,6 +123,12 @@ def _python() -> Finding:
 
 
 def _arithmetic() -> Finding:
+    try:
+        from tidegate.protocols.primitives import group
+    except ImportError as error:
+        return Finding(
+            "fail", f"the package {error.name} cannot be loaded", "install tidegate again, on a tested Python"
+        )
     backend = group.backend()
     if backend == "libsodium":
         return Finding(

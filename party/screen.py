@@ -35,12 +35,13 @@ errors = Console(stderr=True, highlight=False)
 
 
 def say(text: str, style: str = "") -> None:
-    console.print(Text(text, style))
+    # A terminal gets whole words; a pipe or a file gets whole lines.
+    console.print(Text(text, style), soft_wrap=not console.is_terminal)
 
 
 def notices(lines: Iterable[str]) -> None:
     for line in lines:
-        errors.print(Text(f"* {line}", "cyan"))
+        errors.print(Text(f"* {line}", "cyan"), soft_wrap=True)
 
 
 def day(at_s: float) -> str:
@@ -156,7 +157,8 @@ def guards(made: Contract) -> None:
     figures = made.guards
     say(
         f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; "
-        f"at most {figures.train_steps} training steps; count noise {figures.count_noise}; {figures.score_levels} score levels"
+        f"at most {figures.train_steps} training steps; count noise {figures.count_noise}; "
+        f"{figures.score_levels} score levels"
     )
     for line in policy.loosened(figures):
         say(f"  attention: {line}", "yellow")
