@@ -173,8 +173,8 @@ def expected_sizes(
 
 
 def audience_size(pool: int, percent: float) -> int:
-    """How many of `pool` people the best-scored `percent` are; at least one."""
-    return max(1, round(pool * percent / 100))
+    """How many of `pool` people the best-scored `percent` are, rounded up; at least one."""
+    return max(1, math.ceil(pool * percent / 100))
 
 
 def histogram(logits: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:

@@ -1,0 +1,92 @@
+"""`tidegate bench match|insight|train|score|expand`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tidegate.protocols.channel import ConfigError
+
+bench_app = typer.Typer(
+    help="Measure one step between real processes on this machine, on generated data.", no_args_is_help=True
+)
+Rows = Annotated[int, typer.Option(min=1_000, max=100_000_000, help="People (see each command).")]
+Features = Annotated[int, typer.Option(min=1, max=400, help="Columns of this party.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@bench_app.command("match")
+def match(
+    rows: Rows = 100_000,
+    peer_rows: Annotated[int | None, typer.Option(min=1_000, help="Rows of the media; default as many.")] = None,
+    overlap: Annotated[int, typer.Option(min=1, max=100, help="Percent of the smaller side that both have.")] = 50,
+    keys: Annotated[str, typer.Option(help="Kinds of identifiers, in order: email, phone or both.")] = "email",
+    as_json: AsJson = False,
+) -> None:
+    """Private set intersection of two tables with messy identifiers."""
+    _measure("match", rows, as_json, peer_rows=peer_rows or rows, overlap_percent=overlap, keys=keys)
+
+
+@bench_app.command("insight")
+def insight(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
+    """Good customers per bin of the media's columns, over matched rows."""
+    _measure("insight", rows, as_json, media_features=features)
+
+
+@bench_app.command("train")
+def train(
+    rows: Rows = 100_000,
+    brand_features: Features = 20,
+    media_features: Features = 20,
+    steps: Annotated[int, typer.Option(min=1, max=12, help="Optimiser steps.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Blind logistic regression over matched rows, a tenth of them held out."""
+    _measure("train", rows, as_json, brand_features=brand_features, media_features=media_features, steps=steps)
+
+
+@bench_app.command("score")
+def score(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
+    """Scores of matched rows to the brand."""
+    _measure("score", rows, as_json, media_features=features)
+
+
+@bench_app.command("expand")
+def expand(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
+    """Audiences among the media's other people."""
+    _measure("expand", rows, as_json, media_features=features)
+
+
+def _measure(
+    step: str,
+    rows: int,
+    as_json: bool,
+    *,
+    peer_rows: int = 0,
+    overlap_percent: int = 100,
+    brand_features: int = 5,
+    media_features: int = 5,
+    steps: int = 1,
+    keys: str = "email",
+) -> None:
+    # The measurement pulls in what only it needs.
+    from .run import Load, bench
+
+    kinds = tuple(kind.strip() for kind in keys.split(","))
+    if not kinds or not set(kinds) <= {"email", "phone"} or len(set(kinds)) != len(kinds):
+        raise ConfigError(f"--keys is {keys!r}, expected email, phone or both", "for example --keys phone,email")
+    load = Load(step, rows, peer_rows, overlap_percent, brand_features, media_features, steps, kinds)
+    if as_json:
+        typer.echo(json.dumps(bench(load)))
+        return
+    console = Console()
+    with console.status(f"Measuring {step} on {rows:,} rows: three processes on this machine ..."):
+        figures = bench(load)
+    table = Table("figure", "value", title=f"tidegate bench {step}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value))
+    console.print(table)

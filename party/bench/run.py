@@ -1,0 +1,184 @@
+"""Runs one step between a coordinator and two nodes on generated data and measures it at both parties.
+
+What is measured is what a user waits for: from the node's order to its worker, which reads its rows from disk, until
+the result is committed on disk at both parties. Steps that the measured one needs run before it and are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidegate import __version__
+from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL
+from tidegate.protocols.channel import ConfigError
+from tidegate.protocols.primitives import group
+
+from ..demo.loopback import DataSet, Loopback, campaign_state, is_over, loopback
+from ..store import Store
+from . import generate
+
+LONGEST_S = 3 * 3600.0
+MATCHED_FOR_EXPAND = 20_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to measure. rows: at the brand for match, matched for train, score and insight, other people for expand."""
+
+    step: str
+    rows: int
+    peer_rows: int
+    overlap_percent: int
+    brand_features: int
+    media_features: int
+    steps: int
+    keys: tuple[str, ...]
+
+
+def bench(load: Load) -> dict[str, Any]:
+    """Measures one step and returns the figures. Raises a TidegateError when the campaign does not end well."""
+    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
+        return _bench(load, Path(folder))
+
+
+def _bench(load: Load, folder: Path) -> dict[str, Any]:
+    rows, peer_rows, common = _sizes(load)
+    generate.write(
+        folder / "data",
+        rows=rows,
+        peer_rows=peer_rows,
+        common=common,
+        brand_features=load.brand_features,
+        media_features=load.media_features,
+    )
+    file = folder / "campaign.toml"
+    file.write_text(campaign_text(load))
+    keys = {kind: kind for kind in load.keys}
+    data = {
+        "brand": DataSet("customers", folder / "data" / "brand.parquet", keys, "US"),
+        "media": DataSet("people", folder / "data" / "media.parquet", keys, "US"),
+    }
+    with loopback(folder / "stage", data) as stage:
+        stage.campaign("brand", "propose", str(file), "--yes")
+        stage.party("media", "approve", "bench", "--yes")
+        for party in stage.names:
+            stage.start_node(party)
+        peak = _PeakMemory(stage)
+        _wait(stage)
+        peak_mb = peak.stop()
+    figures = {**_figures(load, stage), "peak_rss_mb": peak_mb}
+    return {"step": load.step, **figures, "rows": load.rows, **_given(load), **machine()}
+
+
+def _sizes(load: Load) -> tuple[int, int, int]:
+    """Rows at the brand, rows at the media, people in common."""
+    if load.step == "match":
+        return load.rows, load.peer_rows, min(load.rows, load.peer_rows) * load.overlap_percent // 100
+    if load.step == "expand":
+        return MATCHED_FOR_EXPAND, MATCHED_FOR_EXPAND + load.rows, MATCHED_FOR_EXPAND
+    return load.rows, load.rows, load.rows
+
+
+def _given(load: Load) -> dict[str, Any]:
+    if load.step == "match":
+        return {"peer_rows": load.peer_rows, "overlap_percent": load.overlap_percent, "keys": list(load.keys)}
+    steps = {"steps": load.steps} if load.step == "train" else {}
+    return {"brand_features": load.brand_features, "media_features": load.media_features, **steps}
+
+
+def campaign_text(load: Load) -> str:
+    """The campaign file of a measurement: the step, what it needs before it, and nothing else."""
+    wanted = [*CATALOG[DEFAULT_PROTOCOL[load.step]].needs, load.step]
+    steps = load.steps if load.step == "train" else 1
+    lookalike = 1 if load.step == "expand" else 0
+    settings = {
+        "train": f"steps = {steps}\nlookalike_steps = {lookalike}\nl2 = 1\n",
+        "expand": "sizes = [5, 10]\n",
+    }
+    keys = ", ".join(f'"{kind}"' for kind in load.keys)
+    return (
+        '[campaign]\nname = "bench"\nexpires_days = 1\n\n[parties]\nbrand = "brand"\nmedia = "media"\n\n'
+        '[data]\nbrand = "customers"\nmedia = "people"\n\n'
+        f"[match]\nkeys = [{keys}]\n\n"
+        '[label]\ncolumn = "good"\npositive = "1"\n\n[features]\nbrand = "all"\nmedia = "all"\n\n'
+        "[holdout]\nshare = 10\n\n" + "\n".join(f"[steps.{step}]\n{settings.get(step, '')}" for step in wanted)
+    )
+
+
+def _wait(stage: Loopback) -> None:
+    deadline = time.monotonic() + LONGEST_S
+    while True:
+        campaigns = [campaign_state(stage.home(party), "bench") for party in stage.names]
+        if any(is_over(campaign) and campaign.state != "done" for campaign in campaigns):
+            ended = next(campaign for campaign in campaigns if is_over(campaign) and campaign.state != "done")
+            raise ConfigError(f"the measurement ended as {ended.state}: {ended.by} {ended.reason}")
+        if all(is_over(campaign) for campaign in campaigns):
+            return
+        stage.check_alive()
+        if time.monotonic() > deadline:
+            raise ConfigError("the measurement did not end in time")
+        time.sleep(0.2)
+
+
+def _figures(load: Load, stage: Loopback) -> dict[str, Any]:
+    """Seconds from the first order to the last commit, and every frame's bytes once."""
+    starts, ends, sent = [], [], []
+    for party in stage.names:
+        store = Store(stage.home(party).store_db)
+        campaign = store.campaign("bench")
+        index = [step.step for step in campaign.contract.steps].index(load.step)
+        events = [event for event in store.events(campaign.hash) if event.step == index]
+        run = next(run for run in store.runs(campaign.hash) if run.step == index and run.state == "committed")
+        store.close()
+        starts.append(events[0].at_s)
+        ends.append(events[-1].at_s)
+        sent.append(run.sent)
+    return {"seconds": round(max(ends) - min(starts), 3), "bytes": sum(sent)}
+
+
+class _PeakMemory:
+    """Samples the resident memory of each node and the workers below it; keeps the largest sum of one node."""
+
+    def __init__(self, stage: Loopback) -> None:
+        self._stage, self._peak_kb, self._over = stage, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            for party in self._stage.names:
+                process = self._stage.processes.get(party)
+                if process is not None:
+                    self._peak_kb = max(self._peak_kb, _resident_kb(process.pid))
+
+    def stop(self) -> float:
+        self._over.set()
+        self._thread.join()
+        return round(self._peak_kb / 1024, 1)
+
+
+def _resident_kb(pid: int) -> int:
+    """Resident memory of a process and its descendants, in KiB; 0 once they are gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
+    return own + sum(_resident_kb(int(child)) for child in children)
+
+
+def machine() -> dict[str, Any]:
+    cpu = "unknown"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"cores": len(os.sched_getaffinity(0)), "cpu": cpu, "group": group.backend(), "version": __version__}

@@ -1,0 +1,403 @@
+"""A party's node: keeps one line to the coordinator, starts a worker for each run, commits what every party has.
+
+The coordinator says when; this node decides whether. It starts a run only for a contract that every party has signed
+with the key pinned here, in the order of its steps, once per step. What a coordinator sends is otherwise a rumour: it
+is shown to people, never acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from tidegate import __version__
+from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
+from tidegate.wire import receipt
+from tidegate.wire.line import dial_async, explain, plain
+from tidegate.wire.relay_pb2 import Commit, Ended, FromNode, Held, Here, Start, ToNode
+from tidegate.wire.relay_pb2_grpc import RelayStub
+
+if TYPE_CHECKING:
+    from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
+
+from . import mail, policy
+from .config import Home
+from .store import FINAL, Campaign, Store
+from .worker import Order, describe
+
+RETRY_S = (0.5, 5.0)
+STOP_WORKER_S = 5.0
+Log = Callable[[str], None]
+
+
+@dataclass
+class Node:
+    """What a node holds while it is up: its home and store, and the worker of each contract that runs."""
+
+    home: Home
+    store: Store
+    log: Log
+    name: str
+    workers: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
+    outgoing: asyncio.Queue[FromNode] = field(default_factory=asyncio.Queue)
+    renewals: int = 0
+
+
+def run(home: Home, log: Log) -> int:
+    """Runs the node until it is stopped; the exit status. `log` gets one readable line per event."""
+    home.require()
+    store = Store(home.store_db)
+    with _only_one(home):
+        clean_up(home, store)
+        node = Node(home, store, log, home.name())
+        return asyncio.run(_until_stopped(node))
+
+
+@contextlib.contextmanager
+def _only_one(home: Home) -> Any:
+    with (home.path / "node.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"a node is already running for {home.path}", "stop it first, or name another folder with --home"
+            ) from None
+        yield
+
+
+def clean_up(home: Home, store: Store) -> None:
+    """After a crash: a run that was cut short is failed, and staged files that no prepared run owns are deleted."""
+    kept = set()
+    for run in store.runs():
+        if run.state == "started":
+            store.end_run(run.run, "failed", error="carrier", reason="this node was stopped")
+        elif run.state == "prepared":
+            kept.add(run.run.hex())
+    if (home.path / "staging").is_dir():
+        for folder in (home.path / "staging").iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _until_stopped(node: Node) -> int:
+    loop, attending = asyncio.get_running_loop(), asyncio.create_task(_attend_for_ever(node))
+    status = 0
+
+    def stop(with_status: int) -> None:
+        nonlocal status
+        status = with_status
+        attending.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, stop, 130)
+    loop.add_signal_handler(signal.SIGTERM, stop, 0)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await attending
+        return status
+    finally:
+        for task in node.workers.values():
+            task.cancel()
+        await asyncio.gather(*node.workers.values(), return_exceptions=True)
+        node.log("Stopped. Nothing is lost: campaigns go on when the node is started again with `tidegate party up`.")
+
+
+async def _attend_for_ever(node: Node) -> None:
+    """Keeps the line to the coordinator; when it breaks, tries again with growing, jittered pauses."""
+    endpoint = node.home.coordinator()
+    pause_s, told = RETRY_S[0], False
+    while True:
+        started = time.monotonic()
+        try:
+            async with dial_async(endpoint) as channel:
+                await _attend(node, RelayStub(channel))
+            reason = "the coordinator closed the line"
+        except grpc.aio.AioRpcError as error:
+            why = explain(error, endpoint.address)
+            if not isinstance(why, CarrierError):
+                raise why from None
+            reason = why.text
+        await _stop_workers(node)
+        if time.monotonic() - started > RETRY_S[1]:
+            pause_s, told = RETRY_S[0], False
+        if not told:
+            node.log(f"{reason[:1].upper()}{reason[1:]}; trying again until it can be.")
+            told = True
+        await asyncio.sleep(pause_s * (0.7 + secrets.randbelow(600) / 1000))
+        pause_s = min(pause_s * 2, RETRY_S[1])
+
+
+async def _attend(node: Node, relay: RelayAsyncStub) -> None:
+    while not node.outgoing.empty():
+        node.outgoing.get_nowait()
+    node.outgoing.put_nowait(FromNode(here=here(node.store)))
+    node.renewals = node.store.renewals()
+    stream = relay.Attend(_said(node))
+    welcomed = False
+    ticker = asyncio.create_task(_tick(node))
+    try:
+        async for message in stream:
+            if not welcomed:
+                welcomed = True
+                node.log(f"{node.name} is here: connected to the coordinator.")
+                await mail.collect(node.home, node.store, relay)
+            await _handle(node, relay, message)
+    finally:
+        ticker.cancel()
+
+
+async def _said(node: Node) -> AsyncIterator[FromNode]:
+    while True:
+        yield await node.outgoing.get()
+
+
+async def _tick(node: Node) -> None:
+    """Looks now and then whether a person agreed to further attempts of a step, and tells the coordinator."""
+    while True:
+        await asyncio.sleep(1)
+        renewals = node.store.renewals()
+        if renewals != node.renewals:
+            node.renewals = renewals
+            node.outgoing.put_nowait(FromNode(here=here(node.store)))
+
+
+def here(store: Store) -> Here:
+    """What this node holds of campaigns that are not over: prepared and committed runs with their receipts."""
+    held = []
+    for campaign in store.campaigns():
+        if campaign.state in FINAL:
+            continue
+        for run in store.runs(campaign.hash):
+            if run.state in ("prepared", "committed"):
+                committed = run.state == "committed"
+                held.append(
+                    Held(contract=campaign.hash, step=run.step, run=run.run, receipt=run.receipt, committed=committed)
+                )
+    return Here(software=__version__, held=held)
+
+
+async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
+    kind = message.WhichOneof("kind")
+    if kind == "start":
+        await _start(node, message.start)
+    elif kind == "stop":
+        await _stop(node, message.stop.contract, message.stop.run, plain(message.stop.reason))
+    elif kind == "commit":
+        commit(node, message.commit)
+    elif kind == "state":
+        _note_state(node, message.state.contract, message.state.state, message.state.reason, message.state.by)
+    elif kind == "mail":
+        for line in await mail.collect(node.home, node.store, relay):
+            node.log(line)
+
+
+async def _start(node: Node, start: Start) -> None:
+    contract, step = bytes(start.contract), start.step
+    await _stop(node, contract, None, "the coordinator started the step again")
+    try:
+        campaign, order = admit(node, start)
+    except TidegateError as error:
+        described = describe(error)
+        node.log(f"A run was refused: {error.text}")
+        _tell_ended(node, contract, step, bytes(start.run), described)
+        with contextlib.suppress(ConfigError):
+            node.store.set_state(contract, "waiting", _sentence(described))
+        return
+    node.store.start_run(contract, step, order.run, start.attempt)
+    name = campaign.contract.steps[step].step
+    again = f" (attempt {start.attempt})" if start.attempt > 1 else ""
+    node.store.add_event(contract, step, f"{name} started{again}")
+    node.log(f"{campaign.name}: {name} started{again}.")
+    node.workers[contract] = asyncio.create_task(_work(node, campaign, order))
+
+
+def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
+    """The order for a worker, if this run may start here. Raises a TidegateError that says why not."""
+    contract, step = bytes(start.contract), start.step
+    campaign = node.store.campaign(contract)
+    steps = campaign.contract.steps
+    if campaign.state in FINAL:
+        raise ConfigError(f"the campaign {campaign.name} is over here: {campaign.state}", "propose it again")
+    if step >= len(steps) or len(start.run) != 16:
+        raise ConfigError("the coordinator asked for a run that cannot be", "ask its operator")
+    policy.check_runnable(node.home, node.store, campaign, time.time())
+    earlier: dict[str, str] = {}
+    for index in range(step):
+        run = node.store.committed_run(contract, index)
+        if run is None:
+            raise ConfigError(f"the step {steps[index].step} is not done here", "wait until the coordinator starts it")
+        earlier[steps[index].step] = run.hex()
+    if node.store.committed_run(contract, step) is not None:
+        raise ConfigError(f"the step {steps[step].step} is done here already", "its result is released once")
+    if node.store.run(bytes(start.run)) is not None:
+        raise ConfigError("the coordinator used a run number twice", "ask its operator")
+    return campaign, Order(node.home, contract, step, bytes(start.run), earlier)
+
+
+async def _work(node: Node, campaign: Campaign, order: Order) -> None:
+    """Runs a worker to its end and tells the coordinator how it went."""
+    outcome: dict[str, Any] = {}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tidegate.party.worker",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        # A traceback may quote the data: it is shown only to a developer who asks for it.
+        stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the worker was started without pipes")
+        process.stdin.write(order.to_json().encode() + b"\n")
+        await process.stdin.drain()
+        async for line in process.stdout:
+            said = json.loads(line)
+            if "progress" in said:
+                node.store.add_event(order.contract, order.step, said["progress"])
+            else:
+                outcome = said
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if "prepared" in outcome:
+        _prepared(node, campaign, order, outcome["prepared"])
+        return
+    died = {
+        "kind": "carrier",
+        "text": f"the worker was ended by the system (status {process.returncode})",
+        "hint": "the step starts again by itself; if it happens again, see the system's log",
+    }
+    _failed(node, campaign, order, outcome.get("error", died))
+
+
+def _prepared(node: Node, campaign: Campaign, order: Order, outcome: dict[str, Any]) -> None:
+    made = bytes.fromhex(outcome["receipt"])
+    figures = {name: outcome[name] for name in ("seconds", "sent", "received")}
+    node.store.end_run(order.run, "prepared", receipt=made, **figures)
+    ended = Ended(contract=order.contract, step=order.step, run=order.run, prepared=True, receipt=made)
+    node.outgoing.put_nowait(FromNode(ended=ended))
+
+
+def _failed(node: Node, campaign: Campaign, order: Order, error: dict[str, str]) -> None:
+    node.store.end_run(order.run, "failed", error=error["kind"], reason=_sentence(error))
+    shutil.rmtree(node.home.staging(order.run), ignore_errors=True)
+    step = campaign.contract.steps[order.step].step
+    node.store.add_event(order.contract, order.step, f"{step} ended early: {_sentence(error)}")
+    node.log(f"{campaign.name}: {step} ended early: {_sentence(error)}")
+    _tell_ended(node, order.contract, order.step, order.run, error)
+
+
+def _tell_ended(node: Node, contract: bytes, step: int, run: bytes, error: dict[str, str]) -> None:
+    # The peer's people get the sentence for rules and settings; of anything else only the kind.
+    told = error["text"] if error["kind"] in ("policy", "disagreement", "config", "peer", "person") else ""
+    ended = Ended(contract=contract, step=step, run=run, prepared=False, error=error["kind"], reason=told)
+    node.outgoing.put_nowait(FromNode(ended=ended))
+
+
+def _sentence(error: dict[str, str]) -> str:
+    return f"{error['text']}. Hint: {error['hint']}" if error["hint"] else error["text"]
+
+
+async def _stop(node: Node, contract: bytes, run: bytes | None, reason: str) -> None:
+    """Ends the worker of a contract, if there is one; with `run`, only that one."""
+    for known in node.store.runs(contract):
+        if known.state not in ("started", "prepared") or run not in (None, known.run):
+            continue
+        task = node.workers.pop(contract, None)
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=STOP_WORKER_S)
+        # A prepared run may still be committed: it is given up only for a new run of its step.
+        if known.state == "started" or run is None:
+            node.store.end_run(known.run, "failed", error="carrier", reason=reason)
+            shutil.rmtree(node.home.staging(known.run), ignore_errors=True)
+            if reason:
+                node.store.add_event(contract, known.step, reason)
+
+
+async def _stop_workers(node: Node) -> None:
+    for contract in list(node.workers):
+        for known in node.store.runs(contract):
+            if known.state == "started":
+                await _stop(node, contract, known.run, "the line to the coordinator broke")
+
+
+def commit(node: Node, message: Commit) -> None:
+    """Moves a staged result to its place once every party's receipt says that it holds the same transcript."""
+    contract, run = bytes(message.contract), bytes(message.run)
+    known = node.store.run(run)
+    if known is None or known.contract != contract or known.state not in ("prepared", "committed"):
+        return
+    campaign = node.store.campaign(contract)
+    mine = receipt.verify(known.receipt, node.home.load_identity().public, contract, known.step, run)
+    for party in campaign.contract.parties:
+        public = bytes.fromhex(party.identity)
+        if not any(_is_receipt(item, public, contract, known.step, run, mine) for item in message.receipts):
+            node.log(f"{campaign.name}: a commit without the receipt of {party.name} was ignored.")
+            return
+    step = campaign.contract.steps[known.step].step
+    place(node.home.staging(run), node.home.results(campaign.short, step), run)
+    if node.store.end_run(run, "committed"):
+        node.store.add_event(contract, known.step, f"{step} done")
+        node.log(f"{campaign.name}: {step} done in {known.seconds:.1f} s.")
+
+
+def _is_receipt(item: bytes, public: bytes, contract: bytes, step: int, run: bytes, digest: bytes) -> bool:
+    try:
+        return receipt.verify(item, public, contract, step, run) == digest
+    except TidegateError:
+        return False
+
+
+def place(staged: Path, results: Path, run: bytes) -> None:
+    """Renames the staged folder into place; done before, it does nothing (a crash between the rename and the note)."""
+    if not staged.is_dir():
+        facts = json.loads((results / "facts.json").read_text())
+        if facts["run"] != run.hex():
+            raise ConfigError(f"the staged result of run {run.hex()} is gone", "propose the campaign again")
+        return
+    results.parent.mkdir(parents=True, exist_ok=True)
+    if results.is_dir():
+        shutil.rmtree(results)
+    staged.rename(results)
+    descriptor = os.open(results.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _note_state(node: Node, contract: bytes, state: str, reason: str, by: str) -> None:
+    """Notes what the coordinator says of a campaign; `done` only if every step is committed here."""
+    try:
+        campaign = node.store.campaign(contract)
+        if state == "done" and not all(
+            node.store.committed_run(contract, index) for index in range(len(campaign.contract.steps))
+        ):
+            return
+        if state == "failed" and by == node.name:
+            # Our own worker said it better, with a hint.
+            own = [run.reason for run in node.store.runs(contract) if run.state == "failed"]
+            reason = own[-1] if own else reason
+        if node.store.set_state(contract, state, plain(reason), plain(by)) and state in FINAL:
+            node.log(f"{campaign.name}: {state}{f' ({plain(reason)})' if reason else ''}.")
+    except (ConfigError, ValueError):
+        return

@@ -1,0 +1,25 @@
+"""Integer noise for released counts, from a library made for it: OpenDP's discrete Gaussian sampler.
+
+It draws from the operating system's randomness and is free of the floating-point holes of a rounded continuous sampler
+(Canonne, Kamath, Steinke: The Discrete Gaussian for Differential Privacy, NeurIPS 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import opendp.prelude as dp
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+def discrete_gaussian(scale: int) -> Callable[[int], IntArray]:
+    """A source of independent integers with variance about scale^2; scale 0 gives zeros."""
+    if scale == 0:
+        return lambda n: np.zeros(n, np.int64)
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
+    mechanism = dp.m.make_gaussian(*space, scale=float(scale))
+    return lambda n: np.array(mechanism([0] * n), np.int64)

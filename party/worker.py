@@ -1,0 +1,213 @@
+"""One attempt at one step, in a process of its own: `python -m tidegate.party.worker`, started by the node.
+
+The job comes as one line of JSON on standard input. The worker ends itself when that closes, so that no worker
+outlives its node. What it tells the node is one JSON object a line on standard output: {"progress": ...} while it runs,
+and at the end {"prepared": ...} or {"error": ...}. Everything that a peer sent is parsed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidegate import __version__
+from tidegate.protocols.channel import (
+    CarrierError,
+    ConfigError,
+    DisagreementError,
+    PeerError,
+    PolicyError,
+    TidegateError,
+)
+from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.wire import receipt
+from tidegate.wire.line import open_line
+from tidegate.wire.session import open_session
+
+from .config import Home
+from .data import table
+from .noise import discrete_gaussian
+from .progress import Progress
+from .steps import Job, play
+from .store import PersonError, Store
+
+MEMORY_LIMIT_BYTES = 16 * 2**30
+
+ERROR_KINDS: tuple[tuple[type[TidegateError], str], ...] = (
+    (PersonError, "person"),
+    (PeerError, "peer"),
+    (CarrierError, "carrier"),
+    (DisagreementError, "disagreement"),
+    (PolicyError, "policy"),
+    (ConfigError, "config"),
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the node asks for: a step of a contract under a run id; `earlier` names the committed run of each step."""
+
+    home: Home
+    contract: bytes
+    step: int
+    run: bytes
+    earlier: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "home": str(self.home.path),
+                "contract": self.contract.hex(),
+                "step": self.step,
+                "run": self.run.hex(),
+                "earlier": self.earlier,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Order:
+        raw = json.loads(line)
+        home, contract, run = Home(Path(raw["home"])), bytes.fromhex(raw["contract"]), bytes.fromhex(raw["run"])
+        return cls(home, contract, raw["step"], run, raw["earlier"])
+
+
+def main() -> int:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    order = Order.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_node, daemon=True).start()
+    try:
+        say({"prepared": asyncio.run(attempt(order))})
+    except Exception as error:
+        say({"error": describe(error)})
+        return 1
+    return 0
+
+
+def _end_with_the_node() -> None:
+    sys.stdin.read()
+    os._exit(3)
+
+
+def say(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """The error for the node: its kind, a sentence, a hint. Never the text of an error that is not ours."""
+    if isinstance(error, BaseExceptionGroup):
+        return describe(error.exceptions[0])
+    if isinstance(error, TidegateError):
+        kind = next((kind for cls, kind in ERROR_KINDS if isinstance(error, cls)), "internal")
+        return {"kind": kind, "text": error.text, "hint": error.hint}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return {"kind": "person", "text": "the disk is full", "hint": "free some space, then start the node again"}
+    if isinstance(error, MemoryError):
+        return {"kind": "person", "text": "there is not enough memory", "hint": "free some, then start the node again"}
+    # Where it happened helps a developer; what it said might quote the data.
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else "?"
+    text = f"the worker failed: {type(error).__name__} at {place}"
+    return {"kind": "internal", "text": text, "hint": "please report this with the version and these words"}
+
+
+async def attempt(order: Order) -> dict[str, Any]:
+    """Opens the session, plays the step, writes facts.json and returns the receipt and the counters."""
+    home = order.home.require()
+    store = Store(home.store_db)
+    contract = store.campaign(order.contract).contract
+    me = contract.party(home.name())
+    peer = next(party for party in contract.parties if party.name != me.name)
+    step = contract.steps[order.step]
+    identity = home.load_identity()
+    registered = store.dataset(me.data.name)
+    if table.commitment(registered.path, registered.salt) != me.data.commitment:
+        raise PersonError(
+            f"the file of data set {registered.name} is no longer the one that the contract names",
+            "put the file back as it was, then start the node again",
+        )
+    rows = table.read(registered.path)
+
+    def charge(kind: str, amount: int, limit: int) -> None:
+        store.charge(registered.digest, peer.name, kind, amount, limit, order.contract, order.run)
+
+    started = time.monotonic()
+    staging = order.home.staging(order.run)
+    staging.mkdir(parents=True, mode=0o700)
+    progress = Progress(contract, step, say)
+    line = await open_line(home.coordinator(), order.run, peer.name)
+    try:
+        session = await open_session(
+            line,
+            me=identity,
+            peer_identity=bytes.fromhex(peer.identity),
+            contract_hash=order.contract,
+            run=order.run,
+            step=order.step,
+            my_name=me.name,
+            peer_name=peer.name,
+            inputs=order.earlier,
+            software=__version__,
+            on_message=progress.on_message,
+        )
+        job = Job(
+            contract=contract,
+            step=step,
+            party=me.name,
+            rows=rows,
+            keys=registered.keys,
+            region=registered.region or None,
+            duplicates=registered.duplicates,
+            earlier={name: home.results(contract.short, name) for name in order.earlier},
+            staging=staging,
+            randomness=Randomness.system(),
+            count_noise=discrete_gaussian(contract.guards.count_noise),
+            charge=charge,
+        )
+        try:
+            facts = await play(job, session)
+            digest = await session.finish()
+        except Exception as error:
+            await session.abort(public_reason(error))
+            raise
+    finally:
+        await line.close()
+    seconds = round(time.monotonic() - started, 3)
+    figures = {"seconds": seconds, "sent": session.bytes_sent, "received": session.bytes_received}
+    (staging / "facts.json").write_text(json.dumps({**facts, "run": order.run.hex(), **figures}, allow_nan=False))
+    flush(staging)
+    made = receipt.make(identity, order.contract, order.step, order.run, digest)
+    return {"receipt": made.hex(), **figures}
+
+
+def public_reason(error: BaseException) -> str:
+    """What the peer's people are told: our own sentences about rules and settings, else only the kind of failure."""
+    if isinstance(error, (PolicyError, DisagreementError, PeerError)):
+        return error.text
+    return f"its worker ended with a {describe(error)['kind']} error"
+
+
+def flush(folder: Path) -> None:
+    """Every file of the folder, and the folder, on disk before anybody is told that the result is there."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
