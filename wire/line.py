@@ -71,6 +71,10 @@ _OTHER_COORDINATOR = (
     "the server at {address} is not the coordinator that the invite named",
     "check the address; if the coordinator was set up anew, ask it for a new invite and join again",
 )
+_CLOSED = (
+    "the server at {address} closes the connection at once",
+    "if it is the coordinator, our certificate may have expired: ask it for a new invite and join again",
+)
 _UNREACHABLE = (
     "the coordinator at {address} cannot be reached",
     "is it running, and may this machine connect to that address? `tidegate doctor` looks closer",
@@ -82,7 +86,12 @@ def explain(error: grpc.RpcError, address: str) -> TidegateError:
     code = error.code() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else grpc.StatusCode.UNKNOWN
     details = plain((error.details() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else None) or "")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        text, hint = _OTHER_COORDINATOR if "CERTIFICATE_VERIFY_FAILED" in details else _UNREACHABLE
+        # gRPC tells these apart in words alone; a server that refuses our certificate closes the connection.
+        text, hint = _UNREACHABLE
+        if "handshake failed" in details:
+            text, hint = _OTHER_COORDINATOR
+        elif "failed to connect" in details and "Socket closed" in details:
+            text, hint = _CLOSED
         return CarrierError(text.format(address=address), hint)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return ConfigError(f"the coordinator refuses: {details}", "ask whoever runs the coordinator")
@@ -115,7 +124,7 @@ class Line:
         self._incoming: asyncio.Queue[bytes | TidegateError] = asyncio.Queue(DEPTH)
         self._broken: TidegateError | None = None
         self._drained: TidegateError | None = None
-        self._closing = asyncio.Event()
+        self._closing, self._over = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name=f"line to {peer}", daemon=True)
         self._thread.start()
@@ -161,48 +170,49 @@ class Line:
 
     def _work(self) -> None:
         """The thread: serves the line until `close`, then leaves nothing behind."""
-        try:
-            self._loop.run_until_complete(self._serve())
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         async with dial_async(self._endpoint) as channel:
             call = RelayStub(channel).Forward()
             reader = asyncio.create_task(self._read(call))
             writer = asyncio.create_task(self._write(call))
-            await self._closing.wait()
-            # What is queued still goes out, and the coordinator ends the stream when it has read it all.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._outgoing.put(None)
-                    await writer
-                    while not reader.done():
-                        with contextlib.suppress(asyncio.QueueEmpty):
-                            self._incoming.get_nowait()
-                        await asyncio.wait([reader], timeout=0.02)
+            closing, over = asyncio.create_task(self._closing.wait()), asyncio.create_task(self._over.wait())
+            await asyncio.wait([closing, over], return_when=asyncio.FIRST_COMPLETED)
+            if not over.done():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._flush(writer, reader)
+            writer.cancel()
+            # Senders that wait for room must not wait for ever.
+            draining = asyncio.create_task(self._drain())
+            await closing
             self._broken = self._broken or CarrierError("the line is closed")
             call.cancel()
-            for task in (reader, writer):
-                task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            draining.cancel()
+
+    async def _flush(self, writer: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
+        """What is queued still goes out; the coordinator ends the stream when it has read all of it."""
+        await self._outgoing.put(None)
+        await writer
+        while not reader.done():
+            with contextlib.suppress(asyncio.QueueEmpty):
+                self._incoming.get_nowait()
+            await asyncio.wait([reader], timeout=0.02)
+
+    async def _drain(self) -> None:
+        while True:
+            await self._outgoing.get()
 
     async def _write(self, call: grpc.aio.StreamStreamCall[Frame, Frame]) -> None:
-        try:
+        # When the stream is over a write fails; why it is over, the reader learns.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # Opens the stream at the coordinator; it is not forwarded.
             await call.write(Frame(run=self._run_id, peer=self._peer))
             while (sealed := await self._outgoing.get()) is not None:
                 await call.write(Frame(run=self._run_id, peer=self._peer, sealed=sealed))
             await call.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The stream is over; why, the reader learns. Senders that wait for room must not wait for ever.
-            while await self._outgoing.get() is not None:
-                pass
 
     async def _read(self, call: grpc.aio.StreamStreamCall[Frame, Frame]) -> None:
         reason: TidegateError = CarrierError(
@@ -212,7 +222,6 @@ class Line:
             while isinstance(frame := await call.read(), Frame):
                 if frame.end:
                     reason = CarrierError(f"{self._peer}'s worker went away", "the step starts again when it is back")
-                    call.cancel()
                     break
                 if frame.sealed:
                     await self._incoming.put(frame.sealed)
@@ -220,4 +229,5 @@ class Line:
             told = explain(error, self._endpoint.address)
             reason = CarrierError(told.text, told.hint)
         self._broken = reason
+        self._over.set()
         await self._incoming.put(reason)
