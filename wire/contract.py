@@ -22,6 +22,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROLES = ("brand", "media")
 KEY_KINDS = ("email", "phone", "device", "text")
 MAX_CONTRACT_BYTES = 512 * 1024
+_PROPOSE_AGAIN = "ask the proposer to propose it again"
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,9 @@ class Contract:
         try:
             contract = _contract(json.loads(data))
         except (ValueError, RecursionError) as error:
-            raise DisagreementError(f"the contract cannot be read: {error}", "ask the proposer to propose it again") from None
+            raise DisagreementError(f"the contract cannot be read: {error}", _PROPOSE_AGAIN) from None
         if contract.to_bytes() != data:
-            raise DisagreementError("the contract is not in canonical form (RFC 8785)", "ask the proposer to propose it again")
+            raise DisagreementError("the contract is not in canonical form (RFC 8785)", _PROPOSE_AGAIN)
         return contract
 
 
@@ -180,8 +181,7 @@ _HEX32 = re.compile(r"[0-9a-f]{64}")
 
 
 def _texts(value: Any, where: str, longest: int) -> tuple[str, ...]:
-    texts = tuple(_text(item, f"{where}[{i}]", longest=1024) for i, item in enumerate(_list(value, where, 0, longest)))
-    return texts
+    return tuple(_text(item, f"{where}[{i}]", longest=1024) for i, item in enumerate(_list(value, where, 0, longest)))
 
 
 def _by_party(value: Any, where: str, names: set[str], longest: int) -> dict[str, tuple[str, ...]]:
@@ -218,7 +218,8 @@ def _step(value: Any, where: str) -> Step:
     checked: dict[str, int | list[int]] = {}
     for name, setting in settings.items():
         if isinstance(setting, list):
-            checked[name] = [_integer(item, f"{where}.settings.{name}", 0, 2**53 - 1) for item in _list(setting, name, 1, 100)]
+            items = _list(setting, f"{where}.settings.{name}", 1, 100)
+            checked[name] = [_integer(item, f"{where}.settings.{name}", 0, 2**53 - 1) for item in items]
         else:
             checked[name] = _integer(setting, f"{where}.settings.{name}", 0, 2**53 - 1)
     return Step(step=raw["step"], protocol=protocol, settings=checked)
