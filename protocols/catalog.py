@@ -31,11 +31,11 @@ _ENTRIES = (
         title="Find the people both sides know (OPRF on ristretto255, fresh key)",
         learns={
             "brand": (
-                "how many rows with each match key the media's data set holds",
+                "how many rows with each match key the media's data set holds, less those an earlier key has matched",
                 "how many people match in each round; at {floor} or more also which of its own rows they are",
             ),
             "media": (
-                "how many rows with each match key the brand's data set holds",
+                "how many rows with each match key the brand's data set holds, less those an earlier key has matched",
                 "whether {floor} or more match in each round; if so which of its own rows they are",
             ),
             "coordinator": ("who talks to whom, when, and how many bytes",),

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -37,6 +38,13 @@ class Identifiers:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.data[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        bounds = self.offsets.tolist()
+        return (self.data[begin:end] for begin, end in pairwise(bounds))
 
     def __repr__(self) -> str:
         return f"Identifiers({len(self)} rows)"
@@ -94,16 +102,20 @@ def normalise(kind: str, texts: Sequence[str | None], region: str | None = None)
 
 def repeats(ids: Identifiers) -> BoolArray:
     """(n,): whether an identifier occurs at an earlier place too."""
-    n, data, bounds = len(ids), ids.data, ids.offsets.tolist()
     # Equal bytes have equal hashes, so only rows that share one are compared: little memory, and exact.
-    hashes = np.fromiter((hash(data[bounds[i] : bounds[i + 1]]) for i in range(n)), np.int64, n)
+    hashes = np.empty(len(ids), np.int64)
+    at = 0
+    for block in ids.blocks(_BLOCK):
+        hashes[at : at + len(block)] = [hash(identifier) for identifier in block]
+        at += len(block)
     order = np.argsort(hashes, kind="stable")
-    near = hashes[order][1:] == hashes[order][:-1]
-    suspects = np.sort(order[np.append(near, False) | np.append(False, near)]) if n else order
-    repeated = np.zeros(n, np.bool_)
+    hashes = hashes[order]
+    near = np.zeros(len(ids) + 1, np.bool_)
+    near[1:-1] = hashes[1:] == hashes[:-1]
+    repeated = np.zeros(len(ids), np.bool_)
     seen: set[bytes] = set()
-    for i in suspects.tolist():
-        identifier = data[bounds[i] : bounds[i + 1]]
+    for i in np.sort(order[near[:-1] | near[1:]]).tolist():
+        identifier = ids[i]
         repeated[i] = identifier in seen
         seen.add(identifier)
     return repeated
@@ -115,6 +127,7 @@ def keep_first(ids: Identifiers) -> Identifiers:
     return ids.take(~repeated) if repeated.any() else ids
 
 
+_BLOCK = 2**16
 _BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\u200b\u200c\u200d\u2060\ufeff"
 
 

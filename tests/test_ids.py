@@ -11,17 +11,13 @@ from hypothesis import strategies as st
 
 from tidegate.protocols import ids
 from tidegate.protocols.channel import ConfigError
-from tidegate.protocols.ids import Identifiers, Validity, keep_first, normalise, repeats
+from tidegate.protocols.ids import Validity, keep_first, normalise, repeats
 
 
 def spelled(kind: str, text: str, region: str | None = None) -> str | None:
     """The identifier a single text becomes, without its kind; None if it becomes none."""
     found, _ = normalise(kind, [text], region)
     return found.data.removeprefix(kind.encode() + b"\0").decode() if len(found) else None
-
-
-def listed(found: Identifiers) -> list[bytes]:
-    return [found.data[a:b] for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,7 @@ def test_same_text_under_another_kind_is_another_identifier() -> None:
 def test_rows_without_identifier_are_left_out_and_counted() -> None:
     found, validity = normalise("email", ["a@x.nl", None, "nonsense", " ", "A@X.NL", "b@x.nl", ""])
     assert found.rows.tolist() == [0, 4, 5]
-    assert listed(found) == [b"email\0a@x.nl", b"email\0a@x.nl", b"email\0b@x.nl"]
+    assert list(found) == [b"email\0a@x.nl", b"email\0a@x.nl", b"email\0b@x.nl"]
     assert validity == Validity(valid=3, invalid=1, missing=3, duplicates=1)
     assert keep_first(found).rows.tolist() == [0, 5]
 
@@ -179,12 +175,12 @@ def test_identifiers_never_print() -> None:
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(["a", "b", "A "])))
 def test_repeats_and_pieces_agree_with_a_dictionary(texts: list[str]) -> None:
     found, validity = normalise("text", texts)
-    identifiers = listed(found)
+    identifiers = list(found)
     assert repeats(found).tolist() == [item in identifiers[:i] for i, item in enumerate(identifiers)]
     assert validity.duplicates == len(identifiers) - len(set(identifiers))
-    assert listed(keep_first(found)) == list(dict.fromkeys(identifiers))
+    assert list(keep_first(found)) == list(dict.fromkeys(identifiers))
     pieces = list(found.blocks(3))
-    assert [item for piece in pieces for item in listed(piece)] == identifiers
+    assert [item for piece in pieces for item in piece] == identifiers
     assert [row for piece in pieces for row in piece.rows.tolist()] == found.rows.tolist()
 
 

@@ -153,16 +153,17 @@ async def receiver(
             await channel.send(Blinded(hash_multiply(block.data, block.offsets, HASH_TO_GROUP, blinding)))
         unblinding = blinding.inverse()
         length = token_bytes(len(mine), theirs)
-        own_tokens = np.empty((len(mine), length), np.uint8)
+        tokens = np.empty((len(mine) + theirs, length), np.uint8)
+        own_tokens, peer_tokens = tokens[: len(mine)], tokens[len(mine) :]
         for span in _spans(len(mine)):
             evaluated = (await channel.recv(Evaluated)).elements
             _exactly(evaluated, len(own_tokens[span]) * ELEMENT_BYTES, "evaluated elements")
             own_tokens[span] = _tokens(kind, multiply(evaluated, unblinding), length)
-        peer_tokens = np.empty((theirs, length), np.uint8)
         for span in _spans(theirs):
-            tokens = (await channel.recv(Tokens)).tokens
-            peer_tokens[span] = _matrix(_exactly(tokens, peer_tokens[span].size, "tokens"), length)
-        evaluated_at, token_at = common(own_tokens, peer_tokens)
+            came = (await channel.recv(Tokens)).tokens
+            peer_tokens[span] = _matrix(_exactly(came, peer_tokens[span].size, "tokens"), length)
+        evaluated_at, token_at = common(tokens, len(mine))
+        del tokens, own_tokens, peer_tokens
         if len(token_at) < floor:
             await channel.send(Found(0))
             continue
@@ -244,11 +245,14 @@ def equal_pairs(items: Bytes) -> tuple[IntArray, IntArray]:
 
     items (n, w) with w >= 8.
     """
-    heads = items[:, :8].copy().view("<u8").ravel()
+    heads = np.ascontiguousarray(items[:, :8]).view("<u8").ravel()
     order = np.argsort(heads)
-    near = heads[order[1:]] == heads[order[:-1]]
+    heads = heads[order]
+    near = np.zeros(len(items) + 1, np.bool_)
+    near[1:-1] = heads[1:] == heads[:-1]
     # Only items that share their first 8 bytes with another are compared whole.
-    suspects = np.sort(order[np.append(near, False) | np.append(False, near)]) if len(order) else order
+    suspects = np.sort(order[near[:-1] | near[1:]])
+    del heads, order
     padded = np.zeros((len(suspects), -(-items.shape[1] // 8) * 8), np.uint8)
     padded[:, : items.shape[1]] = items[suspects]
     words = padded.view("<u8")
@@ -257,16 +261,17 @@ def equal_pairs(items: Bytes) -> tuple[IntArray, IntArray]:
     return suspects[order[:-1][equal]], suspects[order[1:][equal]]
 
 
-def common(own: Bytes, peer: Bytes) -> tuple[IntArray, IntArray]:
-    """Indices into own (n, w) and into peer tokens (m, w) that are equal, by rising index into peer.
+def common(tokens: Bytes, own: int) -> tuple[IntArray, IntArray]:
+    """Of tokens (n, w), the first `own` of which are ours and the others the peer's: places of equal ones.
 
-    Raises PeerError when a token occurs twice on one side: the peer made both, and honest ones are all different.
+    The places are counted from 0 on each side and come by rising place on the peer's. Raises PeerError when a token
+    occurs twice on one side: the peer had its hand in both, and honest ones are all different.
     """
-    first, second = equal_pairs(np.concatenate([own, peer]))
-    if np.any(first >= len(own)) or np.any(second < len(own)):
+    first, second = equal_pairs(tokens)
+    if np.any(first >= own) or np.any(second < own):
         raise PeerError("the sender sent an element or a token twice")
     by_token = np.argsort(second)
-    return first[by_token], second[by_token] - len(own)
+    return first[by_token], second[by_token] - own
 
 
 class _Rounds:
