@@ -1,7 +1,7 @@
 """Logistic regression over columns of two parties; nobody sees a row's logit or residual.
 
 The brand holds labels y in {0, 1} and columns X_b (n, d_b), the media columns X_m (n, d_m) of the same rows in the same
-order. T is the plaintext modulus; a logit z stands as z T/P with P = 24. The figure, rows in blocks of 8192 (slot = row):
+order. T is the plaintext modulus; a logit z stands as z T/P, P = 24. The figure, rows in blocks of 8192 (slot = row):
 
     set-up     media   X~ = X_m V L^-1/2: V and L are the directions and eigenvalues of its ridged covariance
        B -> M  rows, columns, public key, Enc(X_b)
@@ -18,7 +18,7 @@ order. T is the plaintext modulus; a logit z stands as z T/P with P = 24. The fi
     7  B       adds X_b' r_b and the penalty's part: the gradient; one L-BFGS step
 
 The sigmoid is a Fourier series of period P, fitted on a window of 16 around the brand's base rate:
-sigma(z) = a_0 + sum_j a_j cos(2 pi j z/P) + b_j sin(2 pi j z/P), with A_j = a_j cos + b_j sin and B_j = b_j cos - a_j sin
+sigma(z) = a_0 + sum_j a_j cos(2 pi j z/P) + b_j sin(2 pi j z/P), A_j = a_j cos + b_j sin and B_j = b_j cos - a_j sin
 at 2 pi j u/T. Sine and cosine of u + v come apart into products of those of u and of v, and have period T: what wraps
 modulo T changes nothing. The coefficients stay with the brand; the media learns nothing from them.
 
@@ -217,7 +217,7 @@ def _logit(p: float) -> float:
 
 
 class _Descent:
-    """L-BFGS with full steps from a good inverse Hessian: exact for intercept and X_b, diagonal for whitened columns."""
+    """L-BFGS, full steps, from a good inverse Hessian: exact for intercept and X_b, diagonal for whitened columns."""
 
     def __init__(self, start: FloatArray, brand_inverse: FloatArray, media_diagonal: FloatArray) -> None:
         self.theta = start
@@ -443,7 +443,8 @@ async def _brand_step(
 ) -> FloatArray:
     """The sums of residual times column at theta: intercept, the brand's columns, the media's.
 
-    Works one block ahead of the media's answers, so that both sides have something to do.
+    Works one block ahead of the media's answers, so that both sides have something to do: the line must hold two
+    results (256 KiB) that the brand has not read yet.
     """
     n, split = len(y), 1 + own.integers.shape[1]
     bits = factor_bits(n)

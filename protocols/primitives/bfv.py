@@ -301,19 +301,23 @@ class PublicKey:
 
     def sanitise(self, sum_: Ciphertext | None, mask: UInt64Array, randomness: Randomness) -> bytes:
         """The result that decrypts to sum_ + mask and shows its key holder no more. An empty sum looks the same."""
-        context = self._context
-        evaluator = context.evaluator
+        hidden = self._hidden(sum_, mask, randomness)
+        self._context.evaluator.mod_switch_to_next_inplace(hidden)
+        self._context.evaluator.mod_switch_to_next_inplace(hidden)
+        return self._context.residues(hidden, 1).astype("<u8").tobytes()
+
+    def _hidden(self, sum_: Ciphertext | None, mask: UInt64Array, randomness: Randomness) -> Ciphertext:
+        """sum_ + mask at full q, re-randomised and flooded: safe to be seen by the key holder as it is."""
+        evaluator = self._context.evaluator
         out = sealapi.Ciphertext()
         self._encryptor.encrypt_zero(out)
         if sum_ is not None:
             plain_form = sealapi.Ciphertext()
             evaluator.transform_from_ntt(sum_, plain_form)
             evaluator.add_inplace(out, plain_form)
-        evaluator.add_inplace(out, context.ciphertext(_flooding_halves(randomness), ntt=False))
-        evaluator.add_plain_inplace(out, context.encode(mask))
-        evaluator.mod_switch_to_next_inplace(out)
-        evaluator.mod_switch_to_next_inplace(out)
-        return context.residues(out, 1).astype("<u8").tobytes()
+        evaluator.add_inplace(out, self._context.ciphertext(_flooding_halves(randomness), ntt=False))
+        evaluator.add_plain_inplace(out, self._context.encode(mask))
+        return out
 
 
 def _flooding_halves(randomness: Randomness) -> UInt64Array:

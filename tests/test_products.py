@@ -1,0 +1,163 @@
+"""The two blind products: the clear-text result to the last bit, and nothing beside it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from tests.broken_line import FAULTS, play_broken
+from tidegate.protocols.blind import products
+from tidegate.protocols.channel import CarrierError, PeerError
+from tidegate.protocols.primitives.bfv import RESULT_BYTES, UPLOAD_BYTES, BrandKey
+from tidegate.protocols.primitives.fixed_point import T, total
+from tidegate.protocols.primitives.packing import SLOTS
+from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.protocols.simulate import memory_line, simulate
+
+
+def randomness(name):
+    return Randomness(name.encode().ljust(32))
+
+
+async def brand_both(channel, w, v, n, d):
+    key = await products.open_brand(channel, Randomness.system())
+    return await products.rows_brand(channel, key, w, n), await products.columns_brand(channel, key, v, d)
+
+
+async def media_both(channel, x, added_rows=None, added_columns=None):
+    public = await products.open_media(channel)
+    await products.rows_media(channel, public, x, randomness=Randomness.system(), added=added_rows)
+    await products.columns_media(channel, public, x, randomness=Randomness.system(), added=added_columns)
+
+
+def both(x, w, v, **added):
+    return simulate(lambda ch: brand_both(ch, w, v, *x.shape), lambda ch: media_both(ch, x, **added))[0]
+
+
+@settings(max_examples=6, deadline=None)
+@given(n=st.integers(1, 9000), d=st.integers(1, 6), seed=st.integers(0, 2**32 - 1), zeros=st.booleans())
+def test_both_products_equal_the_clear_ones(n, d, seed, zeros):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-512, 513, (n, d))
+    if zeros:
+        x[:, 0] = 0
+    w, v = rng.integers(-(2**30), 2**30, d), rng.integers(-(2**20), 2**20, n)
+    rows, columns = both(x, w, v)
+    assert np.array_equal(rows, x @ w)
+    assert np.array_equal(columns, x.T @ v)
+
+
+def test_what_the_media_adds_arrives():
+    x = np.array([[1, 0], [0, 0], [2, 0]], np.int8)
+    rows, columns = both(
+        x, np.array([5, 7]), np.array([1, 2, 3]), added_rows=np.array([-1, 0, 1]), added_columns=np.array([10, -20])
+    )
+    assert rows.tolist() == [4, 0, 11]
+    assert columns.tolist() == [17, -20]
+
+
+def test_the_transcript_depends_on_sizes_only():
+    def shapes(x, w, v):
+        brand_line, media_line = [], []
+
+        async def brand(channel):
+            brand_line.append(channel)
+            await brand_both(channel, w, v, *x.shape)
+
+        async def media(channel):
+            media_line.append(channel)
+            await media_both(channel, x)
+
+        simulate(brand, media)
+        return [[(name, len(data)) for name, data in line[0].sent] for line in (brand_line, media_line)]
+
+    n, d = SLOTS + 5, 3
+    rng = np.random.default_rng(2)
+    some = shapes(rng.integers(-9, 9, (n, d)), rng.integers(-9, 9, d), rng.integers(-9, 9, n))
+    assert some == shapes(np.zeros((n, d), np.int64), np.zeros(d, np.int64), np.zeros(n, np.int64))
+
+
+def test_slots_of_a_column_sum_show_the_sum_alone(monkeypatch):
+    opened = []
+    decrypt = BrandKey.decrypt
+    monkeypatch.setattr(BrandKey, "decrypt", lambda key, result: opened.append(decrypt(key, result)) or opened[-1])
+    x = np.arange(SLOTS)[:, None] % 7
+    both(x, np.array([1]), np.ones(SLOTS, np.int64))
+    slots = opened[1]
+    assert total(slots) == int(x.sum())
+    assert chisquare(np.bincount((slots * np.uint64(64) // np.uint64(T)).astype(int), minlength=64)).pvalue > 1e-6
+
+
+def test_without_the_mask_the_slots_of_a_column_sum_show_rows(monkeypatch):
+    opened = []
+    decrypt = BrandKey.decrypt
+    monkeypatch.setattr(BrandKey, "decrypt", lambda key, result: opened.append(decrypt(key, result)) or opened[-1])
+    monkeypatch.setattr(products, "masked_total", lambda value, _: np.zeros(SLOTS, np.uint64))
+    both(np.arange(SLOTS)[:, None] % 7, np.array([1]), np.ones(SLOTS, np.int64))
+    assert opened[1].max() == 6
+
+
+def test_masks_that_add_up_are_uniform_otherwise():
+    mask = products.masked_total(-5, randomness("mask"))
+    assert total(mask) == T - 5
+    assert chisquare(np.bincount((mask * np.uint64(64) // np.uint64(T)).astype(int), minlength=64)).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("parts", [[], [bytes(UPLOAD_BYTES)] * 3, [bytes(UPLOAD_BYTES - 8)] * 2, [b""] * 2])
+def test_a_brand_that_sends_other_uploads_is_refused(parts):
+    async def liar(channel):
+        await products.open_brand(channel, Randomness.system())
+        await channel.send(products.Uploads(tuple(parts)))
+        await channel.recv(products.Results)
+
+    async def media(channel):
+        public = await products.open_media(channel)
+        await products.rows_media(channel, public, np.ones((4, 2), np.int64), randomness=Randomness.system())
+
+    with pytest.raises(PeerError):
+        simulate(media, liar)
+
+
+@pytest.mark.parametrize("parts", [[], [bytes(RESULT_BYTES)] * 2, [bytes(8)], [b"\xff" * RESULT_BYTES]])
+def test_a_media_that_answers_otherwise_is_refused(parts):
+    async def brand(channel):
+        key = await products.open_brand(channel, Randomness.system())
+        return await products.columns_brand(channel, key, np.ones(3, np.int64), 1)
+
+    async def liar(channel):
+        await products.open_media(channel)
+        await channel.recv(products.Uploads)
+        await channel.send(products.Results(tuple(parts)))
+
+    with pytest.raises(PeerError):
+        simulate(brand, liar)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("side", "at"), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
+def test_a_broken_line_gives_an_error_or_the_right_answer(fault, side, at):
+    x = np.arange(12).reshape(6, 2)
+    w, v = np.array([3, -4]), np.arange(6)
+    try:
+        rows, columns = play_broken(
+            lambda ch: brand_both(ch, w, v, 6, 2), lambda ch: media_both(ch, x), fault, side, at
+        )[0]
+    except (PeerError, CarrierError):
+        return
+    assert np.array_equal(rows, x @ w)
+    assert np.array_equal(columns, x.T @ v)
+
+
+def test_empty_matrices_are_a_mistake_of_the_caller():
+    line, _ = memory_line()
+    with pytest.raises(ValueError, match="at least one row"):
+        simulate(lambda ch: products.rows_media(ch, None, np.ones((0, 2), int), randomness=None), _nothing)
+    with pytest.raises(ValueError, match="at least one row"):
+        simulate(lambda ch: products.columns_brand(ch, None, np.ones(0, int), 2), _nothing)
+    with pytest.raises(ValueError, match="integers"):
+        simulate(lambda ch: products.columns_media(ch, None, np.ones((2, 2)), randomness=None), _nothing)
+
+
+async def _nothing(_):
+    return None
