@@ -16,7 +16,7 @@ from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind import insight
 from tidegate.protocols.blind.insight import Feature, Features, Insight
 from tidegate.protocols.channel import Channel, PeerError, PolicyError, TidegateError
-from tidegate.protocols.primitives.fixed_point import IntArray
+from tidegate.protocols.primitives.fixed_point import IntArray, T
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import memory_line, simulate
 
@@ -51,10 +51,10 @@ def _roles(
     granted: tuple[str, ...] = ("age", "job"),
 ) -> tuple[Callable[[Channel], Awaitable[Insight]], Callable[[Channel], Awaitable[None]]]:
     def brand(channel: Channel) -> Awaitable[Insight]:
-        return insight.brand(channel, y, granted=granted, floor=floor, randomness=_random(2))
+        return insight.brand(channel, y, granted=granted, floor=floor, noise_sd=20, randomness=_random(2))
 
     def media(channel: Channel) -> Awaitable[None]:
-        return insight.media(channel, codes, bins, floor=floor, noise=noise, randomness=_random(1))
+        return insight.media(channel, codes, bins, floor=floor, noise=noise, noise_sd=20, randomness=_random(1))
 
     return brand, media
 
@@ -121,6 +121,23 @@ def test_few_negatives_are_no_more_shown_than_few_positives() -> None:
     y, codes = _people([500, 500, 500, 500], [10, 60, 60, 60])
     found, _ = simulate(*_roles(y, codes, [AGE]))
     assert [bin_.label for bin_ in found.features["age"]] == ["under 20, 20 to 29", "30 to 39", "40 or more"]
+
+
+@given(st.lists(st.integers(-9999, 9999), min_size=1, max_size=20), st.integers(0, 4))
+def test_counts_come_apart_again_whatever_their_sign(values: list[int], spare: int) -> None:
+    bits = insight._digit_bits(9999, 0) + spare
+    counts = np.array(values, np.int64)
+    sums = insight._undigits(counts, bits)
+    assert np.abs(sums).max() < T // 2
+    np.testing.assert_array_equal(insight._digits(sums, bits)[: len(counts)], counts)
+
+
+def test_noise_beyond_what_was_declared_is_refused() -> None:
+    y, codes = _people([100, 100, 100, 100], [100, 100, 100, 100])
+    with pytest.raises(ValueError, match="count noise"):
+        simulate(*_roles(y, codes, [AGE], noise=lambda n: np.full(n, 64 * 20 + 1)))
+    with pytest.raises(PolicyError, match="no room"):
+        insight._digit_bits(1000, 2**40)
 
 
 @settings(max_examples=200, deadline=None)
@@ -225,8 +242,8 @@ def test_the_media_sees_no_label() -> None:
         a, b = memory_line()
         y, codes = _people([100, 200, 300, 400], [500, 500, 500, 500])
         await asyncio.gather(
-            insight.brand(a, y, granted=("age",), floor=50, randomness=_random(seed)),
-            insight.media(b, codes, [AGE], floor=50, noise=_none, randomness=_random(1)),
+            insight.brand(a, y, granted=("age",), floor=50, noise_sd=0, randomness=_random(seed)),
+            insight.media(b, codes, [AGE], floor=50, noise=_none, noise_sd=0, randomness=_random(1)),
         )
         return next(data for name, data in a.sent if name == "Uploads")
 

@@ -5,8 +5,11 @@
                           <-- Features, Feature ... ---    names, labels, people in each bin + noise
       checks the names against the grant
                           --- Key, Enc(y) ------------>    one-hot matrix B, a column for each bin
-                          <-- Enc(B'y + noise) --------    the columns product (products.py)
+                          <-- Enc(B'y + noise) --------    the columns product (products.py), a few bins in one sum
       joins bins with too few positives
+
+A sum modulo T has room for 44 bits and a count needs 14 to 20, so the bins b = 0, 1, ... that fit share a column:
+sum_b R^b B_b, whose product with y has the counts as its digits.
 
 The floor is kept twice. The media's bins have at least `floor` people each, checked here, and all rows are in one:
 bins are merged before, never left out, for a gap in a complete list can be told by subtraction. The brand's worker
@@ -33,6 +36,7 @@ from .products import columns_brand, columns_media, open_brand, open_media
 MAX_BINS = 64
 MAX_LABEL = 500
 _FAR = 2**40
+_SUM_BITS = 44
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,12 @@ class Insight:
 
 
 async def brand(
-    channel: Channel, y: IntArray, *, granted: Sequence[str], floor: int, randomness: Randomness
+    channel: Channel, y: IntArray, *, granted: Sequence[str], floor: int, noise_sd: int, randomness: Randomness
 ) -> Insight:
-    """Insight into the media's features named in `granted`, for labels y (n,) of 0 and 1 over the shared rows."""
+    """Insight into the media's features named in `granted`, for labels y (n,) of 0 and 1 over the shared rows.
+
+    noise_sd is the standard deviation of the media's noise by contract.
+    """
     if not np.isin(y, (0, 1)).all() or len(y) == 0:
         raise ValueError("labels are 0 or 1, one for each row")
     head = await channel.recv(Features)
@@ -104,7 +111,9 @@ async def brand(
     base_rate = float(y.mean())
     if features:
         key = await open_brand(channel, randomness)
-        counted = await columns_brand(channel, key, y, sum(len(labels) for _, _, labels, _ in features))
+        bits, count = _digit_bits(len(y), noise_sd), sum(len(labels) for _, _, labels, _ in features)
+        sums = await columns_brand(channel, key, y, -(-count // (_SUM_BITS // bits)))
+        counted = _digits(sums, bits)[:count]
         at = 0
         for name, ordered, labels, people in features:
             positives = counted[at : at + len(labels)]
@@ -126,10 +135,12 @@ async def media(
     *,
     floor: int,
     noise: Callable[[int], IntArray],
+    noise_sd: int,
     randomness: Randomness,
 ) -> None:
     """Answers one `brand`. codes (n, len(bins)) are the numbers of the bins; noise(k) draws k integers.
 
+    noise_sd is their standard deviation; a draw of more than 64 of them never comes, and would be a ValueError.
     Raises PolicyError, before anything is sent, where a bin has fewer than `floor` people.
     """
     if codes.shape[1:] != (len(bins),):
@@ -151,11 +162,56 @@ async def media(
         await channel.send(Feature(feature.name, int(feature.ordered), labels, noised))
     if bins:
         public = await open_media(channel)
-        one_hot = np.concatenate(
-            [codes[:, j, None] == np.arange(len(people)) for j, people in enumerate(counts)], axis=1
-        ).astype(np.int8)
-        added = np.concatenate([noise(len(people)) for people in counts])
-        await columns_media(channel, public, one_hot, randomness=randomness, added=added)
+        bits = _digit_bits(len(codes), noise_sd)
+        drawn = np.concatenate([noise(len(people)) for people in counts])
+        if bool((np.abs(drawn) > _most_noise(noise_sd)).any()):
+            raise ValueError(f"count noise of standard deviation {noise_sd} was declared, far more was drawn")
+        await columns_media(
+            channel, public, _packed(codes, counts, bits), randomness=randomness, added=_undigits(drawn, bits)
+        )
+
+
+def _most_noise(noise_sd: int) -> int:
+    return 64 * noise_sd
+
+
+def _digit_bits(rows: int, noise_sd: int) -> int:
+    """Bits of a digit that holds any count over `rows` with its noise, either sign."""
+    bits = (2 * (rows + _most_noise(noise_sd))).bit_length()
+    if bits > _SUM_BITS:
+        raise PolicyError(f"count noise of {noise_sd} leaves no room for counts", "agree on less")
+    return bits
+
+
+def _packed(codes: IntArray, counts: Sequence[IntArray], bits: int) -> IntArray:
+    """(n, sums) matrix of the one-hot columns of all features, as many in one as there are digits in a sum."""
+    digits = _SUM_BITS // bits
+    firsts = np.cumsum([0, *map(len, counts)])
+    matrix = np.zeros((len(codes), -(-int(firsts[-1]) // digits)), np.int64, order="F")
+    everybody = np.arange(len(codes))
+    for j, first in enumerate(firsts[:-1]):
+        bin_ = first + codes[:, j]
+        matrix[everybody, bin_ // digits] += np.int64(1) << (bits * (bin_ % digits))
+    return matrix
+
+
+def _undigits(values: IntArray, bits: int) -> IntArray:
+    """Each sum of a few values, every one `bits` above the one before it."""
+    digits = _SUM_BITS // bits
+    padded = np.zeros(-(-len(values) // digits) * digits, np.int64)
+    padded[: len(values)] = values
+    sums: IntArray = (padded.reshape(-1, digits) * (np.int64(1) << bits * np.arange(digits))).sum(axis=1)
+    return sums
+
+
+def _digits(sums: IntArray, bits: int) -> IntArray:
+    """The values in each sum: digits from -2^(bits-1) up to below 2^(bits-1), lowest first."""
+    half, found, rest = np.int64(1) << (bits - 1), [], sums
+    for _ in range(_SUM_BITS // bits):
+        digit = (rest + half) % (2 * half) - half
+        found.append(digit)
+        rest = (rest - digit) // (2 * half)
+    return np.stack(found, axis=1).reshape(-1)
 
 
 def _checked(feature: Feature) -> tuple[str, bool, list[str], IntArray]:
