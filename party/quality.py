@@ -137,7 +137,7 @@ def calibrate(labels: npt.ArrayLike, scores: npt.ArrayLike, blur: float = 0.0) -
     return Calibration(float(model.intercept_[0]) - slope * centre, slope)
 
 
-def top_rate(rates: npt.ArrayLike, percent: float) -> float:
+def top_rate(rates: npt.ArrayLike, percent: int) -> float:
     """Mean of the highest `percent` of `rates` (at least one): the expected rate of an audience of that size."""
     r = _scores(rates)
     if r.size == 0 or not 0 < percent <= 100:

@@ -21,7 +21,12 @@ def text(value: object) -> Html:
     return Html(html.escape(printable, quote=True))
 
 
-def joined(parts: Iterable[object]) -> Html:
+def name(value: object) -> Html:
+    """A column's or group's name, which may be broken after each underscore."""
+    return Html(text(value).replace("_", "_<wbr>"))
+
+
+def joined(*parts: object) -> Html:
     return Html("".join(text(part) for part in parts))
 
 
@@ -32,7 +37,7 @@ def element(tag: str, *inside: object, **attributes: str | None) -> Html:
         for name, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{tag}{shown}>{joined(inside)}</{tag}>")
+    return Html(f"<{tag}{shown}>{joined(*inside)}</{tag}>")
 
 
 @dataclass(frozen=True)
@@ -88,4 +93,4 @@ def lines(items: Iterable[object]) -> Html:
 
 def opening(kicker: str, heading: object) -> Html:
     """The first two lines of a section."""
-    return joined((element("p", kicker, class_="kicker"), element("h2", heading)))
+    return joined(element("p", kicker, class_="kicker"), element("h2", heading))

@@ -77,22 +77,20 @@ def _hero(report: Report) -> Html:
     pill, headline, because = _headline(report)
     note = element("div", element("p", report["note"]), class_="note") if report.get("note") else ""
     return joined(
-        (
+        element(
+            "div",
             element(
-                "div",
-                element(
-                    "p",
-                    f"{report['party']} with {peer} · good customers: {label['column']} = {label['positive']}",
-                    class_="kicker",
-                ),
-                pill,
-                element("h1", headline),
-                element("p", because),
-                class_="hero long" if len(headline) > 90 else "hero",
+                "p",
+                f"{report['party']} with {peer} · good customers: {label['column']} = {label['positive']}",
+                class_="who",
             ),
-            element("div", *_tiles(report), class_="tiles"),
-            note,
-        )
+            pill,
+            element("h1", headline),
+            element("p", because),
+            class_="hero long" if len(headline) > 90 else "hero",
+        ),
+        element("div", *_tiles(report), class_="tiles"),
+        note,
     )
 
 
@@ -107,7 +105,7 @@ def _headline(report: Report) -> tuple[Html, str, str]:
     audiences = at(report, "expand", "sizes")
     if audiences and report["role"] == "media":
         most = count(max(size["people"] for size in audiences))
-        return Html(""), f"{peer} found {most} of your other people who look like its good customers.", kept
+        return Html(""), f"{most} of your other people look like the good customers of {peer}.", kept
     if matched is not None:
         return Html(""), f"You and {peer} share {count(matched)} people.", kept
     return Html(""), "No step of this campaign has finished yet.", "Each step appears here once it has."

@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.style import context
 
 from .markup import NBSP, Html, text
 from .wording import at, share
@@ -26,8 +26,7 @@ _VARIABLES = {
     INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", CARD: "var(--card)",
     JOINT: "var(--joint)", ALONE: "var(--alone)", TRUTH: "var(--truth)",
 }  # fmt: skip
-# Any, because matplotlib types the keys from 3.11 on as a list of all its settings.
-_SETTINGS: Any = {
+_SETTINGS = {
     "svg.hashsalt": "tidegate", "svg.fonttype": "none", "font.size": 11, "path.simplify": False,
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
@@ -41,7 +40,7 @@ _WIDE, _HIGH = 5.6, 3.7
 def gains(train: Mapping[str, Any]) -> Html:
     """Share of good customers found against share of customers taken, for each model."""
     curves = at(train, "gains_curve") or {}
-    with mpl.rc_context(_SETTINGS):
+    with context(["default", _SETTINGS]):
         figure, axes = _figure()
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(3, 3), label="taken blindly")
         for name, colour, label in (("brand_only", ALONE, "your columns alone"), ("joint", JOINT, "joint model")):
@@ -71,7 +70,7 @@ def scores(histogram: Mapping[str, Any], name: str, who: str) -> Html:
     """How many people have which score; `edges` are probabilities, drawn so that equal odds ratios are equally wide."""
     edges, counts = histogram["edges"], histogram["counts"]
     total = sum(counts) or 1
-    with mpl.rc_context(_SETTINGS):
+    with context(["default", _SETTINGS]):
         figure, axes = _figure()
         logits = _is_even_in_logits(edges)
         place = [_logit(edge) for edge in edges] if logits else list(edges)
@@ -80,11 +79,11 @@ def scores(histogram: Mapping[str, Any], name: str, who: str) -> Html:
         axes.bar(place[:-1], heights, widths, align="edge", color=JOINT, edgecolor=CARD, linewidth=0.8)
         axes.grid(visible=False, axis="x")
         if logits:
-            rates = [rate for rate in _RATES if place[0] <= _logit(rate) <= place[-1]]
+            rates = _readable(place[0], place[-1])
             axes.set_xticks([_logit(rate) for rate in rates], [_fine_percent(rate) for rate in rates])
         elif edges[0] >= 0 and edges[-1] <= 1:
-            axes.xaxis.set_major_formatter(lambda value, _: share(value))
-        axes.yaxis.set_major_formatter(lambda value, _: share(value))
+            axes.xaxis.set_major_formatter(_tick)
+        axes.yaxis.set_major_formatter(_tick)
         axes.set(xlabel="score: chance to be a good customer", ylabel=f"share of {who}")
         middle = _fine_percent(_median(edges, counts))
         return _svg(figure, name, f"Histogram of the scores of {who}; half of them score under {middle}.")
@@ -93,7 +92,7 @@ def scores(histogram: Mapping[str, Any], name: str, who: str) -> Html:
 def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
     """Rate of good customers against the size of the audience: expected, and true where that is known."""
     percents = [size["percent"] for size in sizes]
-    with mpl.rc_context(_SETTINGS):
+    with context(["default", _SETTINGS]):
         figure, axes = _figure()
         said = []
         for key, base_key, colour, style, label in (
@@ -113,17 +112,18 @@ def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
         axes.set_xticks(percents, [f"{percent}{NBSP}%" for percent in percents])
         axes.set_xlim(0, max(percents) * 1.08)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
-        axes.yaxis.set_major_formatter(lambda value, _: share(value))
+        axes.yaxis.set_major_formatter(_tick)
         axes.set(xlabel="audience, share of the media’s other people", ylabel="good customers in it")
         axes.legend(loc="best")
         return _svg(figure, "expansion", "Audience size against quality. " + "; ".join(said) + ".")
 
 
-_RATES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
+_RATES = (0.01, 0.1, 0.001, 0.5, 0.9, 0.99, 0.0001, 0.999, 0.03, 0.3, 0.003, 0.7, 0.02, 0.05, 0.2, 0.005, 0.6, 0.4)
 
 
 def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDE, _HIGH), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(_WIDE, _HIGH), facecolor="none")
+    figure.subplots_adjust(left=0.15, right=0.965, bottom=0.15, top=0.97)
     axes = figure.add_subplot(facecolor="none")
     return figure, axes
 
@@ -141,6 +141,20 @@ def _svg(figure: Figure, name: str, alternative: str) -> Html:
     opening = rf'<svg \1 role="img" aria-label="{text(alternative)}">'
     drawn = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', opening, drawn, count=1)
     return Html(drawn.replace("xlink:href", "href").strip())
+
+
+def _tick(value: float, _: float) -> str:
+    return f"{100 * value:.4g}{NBSP}%"
+
+
+def _readable(low: float, high: float) -> list[float]:
+    """The rates to write at an axis of log-odds from low to high, roundest first, as many as do not touch."""
+    chosen: list[float] = []
+    for rate in _RATES:
+        apart = all(abs(_logit(rate) - _logit(other)) > (high - low) / 9 for other in chosen)
+        if low <= _logit(rate) <= high and apart:
+            chosen.append(rate)
+    return sorted(chosen)
 
 
 def _percents(fractions: Sequence[float]) -> list[str]:

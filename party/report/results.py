@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import plots, wording
-from .markup import NBSP, Column, Html, Row, card, element, joined, opening, small, table, text, title, two
+from .markup import NBSP, Column, Html, Row, card, element, joined, name, opening, small, table, text, title, two
 from .wording import at, count, decimal, share, signed, times
 
 Report = Mapping[str, Any]
@@ -49,20 +49,18 @@ def matching(report: Report) -> Html:
         warning = "Fewer than 1,000 people matched: read every figure below with care."
         few = element("div", element("p", warning), class_="note")
     return joined(
-        (
-            opening("Match", f"{count(matched)} people are known to both"),
-            element(
-                "p",
-                f"That is {share(matched / brand_rows)} of {brand}’s {count(brand_rows)} rows and "
-                f"{share(matched / media_rows)} of {media}’s {count(media_rows)}. "
-                "Nobody saw an identifier of the other side.",
-            ),
-            two(
-                card(element("figure", _overlap(brand_rows, media_rows, matched, brand, media))),
-                card(table(columns, rows)) if rows else "",
-            ),
-            few,
-        )
+        opening("Match", f"{count(matched)} people are known to both"),
+        element(
+            "p",
+            f"That is {share(matched / brand_rows)} of {brand}’s {count(brand_rows)} rows and "
+            f"{share(matched / media_rows)} of {media}’s {count(media_rows)}. "
+            "Nobody saw an identifier of the other side.",
+        ),
+        two(
+            card(element("figure", _overlap(brand_rows, media_rows, matched, brand, media))),
+            card(table(columns, rows)) if rows else "",
+        ),
+        few,
     )
 
 
@@ -76,12 +74,14 @@ def _overlap(brand_rows: int, media_rows: int, matched: int, brand: str, media: 
         f"{count(brand_rows)} rows of {brand} and {count(media_rows)} rows of {media} have {count(matched)} in common."
     )
     return Html(
-        f'<svg viewBox="0 0 460 140" role="img" aria-label="{text(said)}" font-size="13.5">'
+        f'<svg class="overlap" viewBox="0 0 460 118" role="img" aria-label="{text(said)}" font-size="13.5">'
         f'<text x="0" y="13" fill="var(--soft)">{text(brand)}: {count(brand_rows)}</text>'
-        f'<rect x="0" y="24" width="{brand_rows * scale:.1f}" height="32" rx="5" fill="var(--alone)" opacity=".4"/>'
-        f'<rect x="{start:.1f}" y="60" width="{media_rows * scale:.1f}" height="32" rx="5" fill="var(--alone)" opacity=".4"/>'
+        '<g fill="var(--alone)" opacity=".4">'
+        f'<rect x="0" y="24" width="{brand_rows * scale:.1f}" height="32" rx="5"/>'
+        f'<rect x="{start:.1f}" y="60" width="{media_rows * scale:.1f}" height="32" rx="5"/></g>'
         f'<rect x="{start:.1f}" y="24" width="{width:.1f}" height="68" rx="5" fill="var(--joint)"/>'
-        f'<text x="{middle:.1f}" y="64" fill="var(--card)" font-weight="650" text-anchor="middle">{count(matched)}</text>'
+        f'<text x="{middle:.1f}" y="64" fill="var(--card)" text-anchor="middle"><tspan font-weight="650">'
+        f"{count(matched)}</tspan></text>"
         f'<text x="460" y="112" fill="var(--soft)" text-anchor="end">{text(media)}: {count(media_rows)}</text></svg>'
     )
 
@@ -93,55 +93,44 @@ def model(report: Report) -> Html:
     rows, good = at(train, "rows") or {}, at(train, "positives") or {}
     if at(train, "auc", "joint") is None:
         return joined(
-            (
-                opening("Model", "Trained on encrypted values"),
-                element(
-                    "p",
-                    f"A model was trained on {count(rows.get('train'))} matched rows and {count(at(train, 'features'))} "
-                    f"columns of yours; {count(rows.get('holdout'))} rows were held out to test it. "
-                    f"The model and its quality are with {report['peer']}.",
-                ),
-            )
-        )
-    verdict = wording.verdict(train, report["peer"])
-    return joined(
-        (
-            opening("Model", f"Your columns alone, and joined with {report['peer']}"),
+            opening("Model", "Trained on encrypted values"),
             element(
                 "p",
-                f"Trained on {count(rows.get('train'))} matched customers ({count(good.get('train'))} good ones) and judged "
-                f"on {count(rows.get('holdout'))} others ({count(good.get('holdout'))} good ones) that no model had seen.",
-            ),
-            element("p", element("strong", verdict.because)) if verdict else "",
-            _yardstick(train),
-            card(_comparison(train)),
-            two(
-                card(
-                    element(
-                        "figure",
-                        title("Gains curve"),
-                        plots.gains(train),
-                        element(
-                            "figcaption",
-                            "Start with the customers who score best. The higher the curve, the more of the good ones you "
-                            "have reached by then.",
-                        ),
-                    )
-                ),
-                _weights(train),
-            ),
-            small(
-                "AUC: of a good customer and another one, drawn at random, how often the good one scores higher. "
-                f"Lift at 10{NBSP}%: how many times more good customers the best-scored tenth holds than a blind one. "
-                "Log loss: lower is better. The gain’s interval is that of a paired comparison on the same customers "
-                "(DeLong), so it can be clear where the two models’ own intervals overlap.",
+                f"A model was trained on {count(rows.get('train'))} matched rows and {count(at(train, 'features'))} "
+                f"columns of yours; {count(rows.get('holdout'))} rows were held out to test it. "
+                f"The model and its quality are with {report['peer']}.",
             ),
         )
+    return joined(
+        opening("Model", f"Your columns alone, and joined with {report['peer']}"),
+        element(
+            "p",
+            f"Trained on {count(rows.get('train'))} matched customers ({count(good.get('train'))} good ones) and "
+            f"judged on {count(rows.get('holdout'))} others ({count(good.get('holdout'))} good ones) it never saw.",
+        ),
+        _yardstick(train),
+        card(_comparison(train)),
+        two(_gains_card(train), _weights(train)),
+    )
+
+
+def _gains_card(train: Report) -> Html:
+    caption = (
+        "Start with the customers who score best. The higher the curve, the more of the good ones you have by then."
+    )
+    return card(
+        element("figure", title("Gains curve"), plots.gains(train), element("figcaption", caption)),
+        small(
+            "AUC: of a good customer and another one, drawn at random, how often the good one scores higher. "
+            f"Lift at 10{NBSP}%: how many times more good customers the best-scored tenth holds than a blind one. "
+            "Log loss: lower is better. The gain’s interval is that of a paired comparison on the same customers "
+            "(DeLong), so it can be clear where the two models’ own intervals overlap.",
+        ),
     )
 
 
 def _comparison(train: Report) -> Html:
-    known = {key: name for key, name in _MODELS.items() if at(train, "auc", key) is not None}
+    known = {key: words for key, words in _MODELS.items() if at(train, "auc", key) is not None}
     ends = [train["auc"][key] for key in known]
     ends += [end for key in known for end in at(train, "auc_interval", key) or ()]
     low, high = min(ends), max(ends)
@@ -155,10 +144,10 @@ def _comparison(train: Report) -> Html:
         *(Column(f"lift at {percent}{NBSP}%", "right") for percent in percents),
     )
     rows = []
-    for key, name in known.items():
+    for key, words in known.items():
         interval = at(train, "auc_interval", key)
         cells = (
-            name,
+            words,
             decimal(train["auc"][key], 3),
             f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else wording.UNKNOWN,
             _range(train["auc"][key], interval, low, high),
@@ -166,6 +155,10 @@ def _comparison(train: Report) -> Html:
             *(times(at(train, "lift_at", percent, key)) for percent in percents),
         )
         rows.append(Row(cells, "main" if key == "joint" else None))
+        if key == "joint" and at(train, "gain") is not None:
+            gained = at(train, "gain_interval")
+            span = f"{signed(gained[0])} to {signed(gained[1])}" if gained else wording.UNKNOWN
+            rows.append(Row(("Gain of joining", signed(train["gain"]), span, *[""] * (len(columns) - 3)), "gain"))
     return table(columns, rows)
 
 
@@ -196,8 +189,8 @@ def _weights(train: Report) -> Html:
     if not weights:
         return Html("")
     most, shown = abs(weights[0]["weight"]) or 1.0, weights[:_LISTED_WEIGHTS]
-    rows = (Row((one["name"], _bar(one["weight"] / most, False), signed(one["weight"], 2))) for one in shown)
-    columns = (Column("column"), Column("lowers · raises"), Column("weight", "value"))
+    rows = (Row((name(one["name"]), _bar(one["weight"] / most, False), signed(one["weight"], 2))) for one in shown)
+    columns = (Column("column"), Column("lowers · raises", "middle"), Column("weight", "value"))
     return card(
         title("What counts among your own columns"),
         table(columns, rows, "bars"),
@@ -246,7 +239,7 @@ def insight(report: Report) -> Html:
         return Html("")
     features = _features(facts)
     every = [one for bins in features for one in bins if one.index is not None]
-    doublings = _doublings(every)
+    doublings = _doublings([one for one in every if not one.is_faint])
     clear = sorted((one for one in every if not one.is_faint), key=lambda one: -abs(one.clearness))
     over = [one for one in clear if one.clearness > 0][:_LISTED_BINS]
     under = [one for one in clear if one.clearness < 0][:_LISTED_BINS]
@@ -254,23 +247,21 @@ def insight(report: Report) -> Html:
     noise = at(facts, "noise")
     noised = f" Counts carry noise of about ±{count(noise)}, so that no single person can be made out." if noise else ""
     return joined(
-        (
-            opening("Good customers", "Who the good customers are"),
-            element(
-                "p",
-                "The index says how often the matched people of a group are good customers: 100 is the average "
-                f"({share(at(facts, 'base_rate'))}), 200 twice as often.{noised} Groups that may be chance are pale.",
-            ),
-            two(
-                card(title("More often good customers"), _listed_bins(over, doublings)),
-                card(title("Less often good customers"), _listed_bins(under, doublings)),
-            ),
-            element("h3", "Feature by feature, the most telling first"),
-            _cards(shown, doublings),
-            element("details", element("summary", f"The other {len(folded)} features"), _cards(folded, doublings))
-            if folded
-            else "",
-        )
+        opening("Good customers", "Who the good customers are"),
+        element(
+            "p",
+            "The index says how often the matched people of a group are good customers: 100 is the average "
+            f"({share(at(facts, 'base_rate'))}), 200 twice as often.{noised} Groups that may be chance are pale.",
+        ),
+        two(
+            card(title("More often good customers"), _listed_bins(over, doublings)),
+            card(title("Less often good customers"), _listed_bins(under, doublings)),
+        ),
+        element("h3", "Feature by feature, the most telling first"),
+        _cards(shown, doublings),
+        element("details", element("summary", f"The other {len(folded)} features"), _cards(folded, doublings))
+        if folded
+        else "",
     )
 
 
@@ -282,27 +273,27 @@ def _listed_bins(bins: Sequence[_Bin], doublings: float) -> Html:
 
 def _cards(features: Sequence[Sequence[_Bin]], doublings: float) -> Html:
     cards = (
-        card(element("h3", bins[0].feature), _bins_table("value", ((one.label, one) for one in bins), doublings))
+        card(element("h3", name(bins[0].feature)), _bins_table("value", ((one.label, one) for one in bins), doublings))
         for bins in features
     )
     return element("div", *cards, class_="cards")
 
 
 def _bins_table(first: str, bins: Iterable[tuple[str, _Bin]], doublings: float) -> Html:
-    columns = (Column(first), Column("people", "people"), Column("under · over"), Column("index", "value"))
+    columns = (Column(first), Column("people", "people"), Column("under · over", "middle"), Column("index", "value"))
     rows = []
     for label, one in bins:
         bar, index = Html(""), element("span", wording.UNKNOWN, title="under the floor")
         if one.index is not None:
             bar, index = _bar(math.log2(max(one.index, 1) / 100) / doublings, one.is_faint), text(count(one.index))
-        rows.append(Row((label, count(one.people), bar, index), "faint" if one.is_faint else None))
+        rows.append(Row((name(label), count(one.people), bar, index), "faint" if one.is_faint else None))
     return table(columns, rows, "bars")
 
 
 def _doublings(bins: Sequence[_Bin]) -> float:
-    """How many doublings a full bar is: enough for the farthest group, between one and three."""
-    far = max((abs(math.log2(max(one.index, 1) / 100)) for one in bins if one.index is not None), default=1.0)
-    return min(max(far, 1.0), 3.0)
+    """How many doublings a full bar is: enough for the highest index, between one and two."""
+    far = max((math.log2(max(one.index, 1) / 100) for one in bins if one.index is not None), default=1.0)
+    return min(max(far, 1.0), 2.0)
 
 
 def _bar(part: float, faint: bool) -> Html:
@@ -319,10 +310,8 @@ def scores(report: Report) -> Html:
     histogram, others = at(score, "histogram"), at(report, "expand", "histogram")
     if not histogram:
         return joined(
-            (
-                opening("Scores", f"{count(score['rows'])} matched people were scored"),
-                element("p", f"The scores are with {report['peer']}; you hold none of them."),
-            )
+            opening("Scores", f"{count(score['rows'])} matched people were scored"),
+            element("p", f"The scores are with {report['peer']}; you hold none of them."),
         )
     figures = [
         card(element("figure", title("Your matched customers"), plots.scores(histogram, "scores", "matched customers")))
@@ -341,11 +330,9 @@ def scores(report: Report) -> Html:
     levels = at(score, "levels")
     blurred = f" Each is blurred, so that about {count(levels)} levels can be told apart." if levels else ""
     return joined(
-        (
-            opening("Scores", "How the scores are spread"),
-            element("p", f"{count(score['rows'])} of your customers now have a score.{blurred}"),
-            two(*figures),
-        )
+        opening("Scores", "How the scores are spread"),
+        element("p", f"{count(score['rows'])} of your customers now have a score.{blurred}"),
+        two(*figures),
     )
 
 
@@ -353,7 +340,7 @@ def lookalikes(report: Report) -> Html:
     sizes = sorted(at(report, "expand", "sizes") or (), key=lambda size: float(size["percent"]))
     if not sizes:
         return Html("")
-    columns, shown = [Column("audience"), Column("people", "right")], []
+    columns, shown = [Column("audience", "nowrap"), Column("people", "right")], []
     for rate, lift, words in (("expected_rate", "expected_lift", "expected"), ("true_rate", "true_lift", "true")):
         if any(size.get(rate) is not None for size in sizes):
             columns += [Column(f"good ones, {words}", "right"), Column(f"lift, {words}", "right")]
@@ -373,11 +360,9 @@ def lookalikes(report: Report) -> Html:
     pool = at(report, "expand", "pool")
     whom = "your" if mine else f"{report['peer']}’s"
     return joined(
-        (
-            opening("Lookalikes", f"Good customers among {whom} {count(pool) + ' ' if pool else ''}other people"),
-            element("p", _promise(sizes[0], report)),
-            two(plot, card(table(columns, rows), small(*_audience_notes(report, sizes)))),
-        )
+        opening("Lookalikes", f"Good customers among {whom} {count(pool) + ' ' if pool else ''}other people"),
+        element("p", _promise(sizes[0], report)),
+        two(plot, card(table(columns, rows), small(*_audience_notes(report, sizes)))),
     )
 
 
@@ -386,14 +371,14 @@ def _promise(size: Mapping[str, Any], report: Report) -> str:
     best = f"Of the {count(size['people'])} who score best (top {size['percent']}{NBSP}%)"
     if size.get("true_rate") is not None:
         return (
-            f"{best}, {share(size['true_rate'])} truly are good customers, against {share(size['true_base_rate'])} of all: "
-            f"{times(size['true_lift'])} a blind pick. Nobody in the campaign sees this truth; the demo kept it aside to "
-            "check the promise."
+            f"{best}, {share(size['true_rate'])} truly are good customers, against {share(size['true_base_rate'])} "
+            f"of all: {times(size['true_lift'])} a blind pick. Nobody in the campaign sees this truth; the demo kept "
+            "it aside to check the promise."
         )
     if size.get("expected_rate") is not None:
         return (
-            f"{best}, {share(size['expected_rate'])} are expected to be good customers, {times(size['expected_lift'])} a "
-            "blind pick. This holds as far as other people of a score are like matched people of that score."
+            f"{best}, {share(size['expected_rate'])} are expected to be good customers, {times(size['expected_lift'])} "
+            "a blind pick. This holds as far as other people of a score are like matched people of that score."
         )
     return f"You hold the audiences; {report['peer']} chose them by scores that stayed with {report['peer']}."
 
@@ -401,7 +386,7 @@ def _promise(size: Mapping[str, Any], report: Report) -> str:
 def _audience_notes(report: Report, sizes: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [f"No audience under {count(report['guards']['floor'])} people is released."]
     if report["role"] == "brand":
-        notes.append(f" {report['peer']} holds the audiences; you never see who is in them.")
+        notes.append(f" The audiences are with {report['peer']}; you never see who is in them.")
     if any(size.get("true_rate") is not None for size in sizes):
         notes.append(" The true figures exist in this demo only.")
     return notes

@@ -31,14 +31,12 @@ def learned(report: Report) -> Html:
         heading = element("h3", f"{name}{you} ", element("span", f"· {source}", class_="tag"))
         cards.append(card(heading, lines(learns or ("nothing",))))
     return joined(
-        (
-            opening("Privacy", "What each party learned"),
-            element(
-                "p",
-                "Everything that a party knows now and did not know before. What is not on its list stayed where it was.",
-            ),
-            two(*cards),
-        )
+        opening("Privacy", "What each party learned"),
+        element(
+            "p",
+            "All that a party knows now and did not know before. What is not on its list stayed where it was.",
+        ),
+        element("div", *cards, class_="three"),
     )
 
 
@@ -47,14 +45,12 @@ def guards(report: Report) -> Html:
     protocols = [CATALOG[step["protocol"]] for step in report["protocols"]]
     assumed = dict.fromkeys(line for entry in protocols for line in entry.assumes)
     return joined(
-        (
-            opening("Guards", "What was in force"),
-            element("p", "Every party signed these limits, and each side’s software holds the other to them."),
-            two(
-                card(table((Column(""), Column("", "right strong"), Column("", "soft")), rows)),
-                card(element("h3", "What this rests on, beyond what software can check"), lines(assumed)),
-            ),
-        )
+        opening("Guards", "What was in force"),
+        element("p", "Every party signed these limits, and each side’s software holds the other to them."),
+        two(
+            card(table((Column(""), Column("", "right strong"), Column("", "soft")), rows)),
+            card(element("h3", "What this rests on, beyond what software can check"), lines(assumed)),
+        ),
     )
 
 
@@ -69,7 +65,7 @@ def cost(report: Report) -> Html:
         part = 100 * durations.get(name, 0) / longest
         bar = element("span", element("i", style=f"width:{part:.1f}%"), class_="bar plain", aria_hidden="true")
         both = (size(traffic[name].get(way)) for way in ("sent", "received"))
-        rows.append(Row((_STEPS[name], bar, seconds(durations.get(name)), *both)))
+        rows.append(Row((_STEPS.get(name, name), bar, seconds(durations.get(name)), *both)))
     columns = (
         Column("step"),
         Column("", "wide"),
@@ -79,10 +75,8 @@ def cost(report: Report) -> Html:
     )
     moved = sum(amount for one in traffic.values() for amount in one.values())
     return joined(
-        (
-            opening("Cost", f"{seconds(sum(durations.values()))} of work, {size(moved)} on the wire"),
-            card(table(columns, rows)),
-        )
+        opening("Cost", f"{seconds(sum(durations.values()))} of work, {size(moved)} on the wire"),
+        card(table(columns, rows)),
     )
 
 
@@ -98,19 +92,17 @@ def contract(report: Report) -> Html:
     ]
     for step in report["protocols"]:
         settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step["settings"].items()))
-        entries.append((step["step"], joined((element("code", step["protocol"]), f" {settings}"))))
+        entries.append((step["step"], joined(element("code", step["protocol"]), f" {settings}")))
     for party in report["parties"]:
         data = party["data"]
         described = joined(
-            (
-                f"{party['name']}, data set {data['name']} with {count(data['rows'])} rows",
-                element("div", element("code", f"identity {party['identity']}")),
-                element("div", element("code", f"data {data['commitment']}")),
-            )
+            f"{party['name']}, data set {data['name']} with {count(data['rows'])} rows",
+            element("div", element("code", f"identity {party['identity']}")),
+            element("div", element("code", f"data {data['commitment']}")),
         )
         entries.append((party["role"], described))
-    pairs = (joined((element("dt", name), element("dd", value))) for name, value in entries)
-    return joined((opening("Contract", "What all parties signed"), card(element("dl", *pairs))))
+    pairs = (joined(element("dt", name), element("dd", value)) for name, value in entries)
+    return joined(opening("Contract", "What all parties signed"), card(element("dl", *pairs)))
 
 
 def _setting(value: int | Sequence[int]) -> str:

@@ -37,6 +37,9 @@ def decimal(number: float | None, digits: int) -> str:
 
 
 def signed(number: float, digits: int = 3) -> str:
+    """With its sign, and with a digit more where a small number would look like none."""
+    if 0 < abs(number) < 0.5 * 10**-digits:
+        digits += 1
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
@@ -107,18 +110,23 @@ def verdict(train: Mapping[str, Any], peer: str) -> Verdict | None:
         )
     return Verdict(
         "noise",
-        f"Joining with {peer} made no difference that these held-out customers can show.",
+        f"Joining with {peer} made no measurable difference here.",
         f"{backing}. The interval includes 0, so the gain is within noise: more held-out customers, "
         "or other columns, might tell.",
     )
 
 
 def _better(train: Mapping[str, Any], peer: str, alone: float, joint: float) -> str:
-    """Counts of good customers where the best-scored tenth shows the gain, else the AUC, which always does."""
+    """Counts of good customers where the best-scored tenth shows the gain, else the AUC in words."""
     lift_alone, lift_joint = at(train, "lift_at", "10", "brand_only"), at(train, "lift_at", "10", "joint")
-    if lift_alone is not None and lift_joint is not None and round(10 * lift_joint) > round(10 * lift_alone):
+    if lift_alone is not None and lift_joint is not None and round(10 * lift_joint) > round(10 * lift_alone) + 1:
         return (
             f"Joined with {peer}, your best-scored tenth holds {10 * lift_joint:.0f} of every 100 good customers. "
             f"Your own columns find {10 * lift_alone:.0f}."
         )
-    return f"Joined with {peer}, the model ranks your customers better: AUC {joint:.3f} instead of {alone:.3f}."
+    if round(100 * joint) > round(100 * alone):
+        return (
+            f"Joined with {peer}, the model ranks a good customer above another one {100 * joint:.0f} times in 100. "
+            f"Your own columns do so {100 * alone:.0f} times."
+        )
+    return f"Joined with {peer}, the model ranks your customers a little better than your own columns do."
