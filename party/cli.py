@@ -378,7 +378,7 @@ def approve(ctx: typer.Context, name: CampaignName, yes: Yes = False) -> None:
             say(f"{found.name} ({found.short}) was approved here before; {screen.state(store, found)}")
             return
         problems = policy.problems(home, store, found.contract, time.time())
-        screen.contract(store, found, home.name(), problems)
+        screen.contract(store, found, home.name(), problems[1:])
         if problems:
             raise problems[0]
         if not yes:

@@ -363,6 +363,7 @@ def _column(raw: object) -> dict[str, Any]:
         "high": ends[1],
         "categories": shown,
         "missing_percent": missing,
+        "constant": column["constant"],
     }
 
 
