@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidegate.protocols.channel import ConfigError
 
-from .table import FloatArray, column, kind, numbers, texts
+from .table import FloatArray, coded, column, kind, numbers
 
 IntArray = NDArray[np.int64]
 
@@ -61,9 +60,10 @@ def assign(table: pa.Table, bins: Sequence[FeatureBins], rows: IntArray) -> IntA
     codes = np.empty((len(rows), len(bins)), dtype=np.int64, order="F")
     for j, feature in enumerate(bins):
         if feature.groups:
-            where: dict[str | None, int] = {value: i for i, group in enumerate(feature.groups) for value in group}
-            values = texts(table, feature.name)
-            codes[:, j] = [where.get(values[row], feature.rest) for row in rows]
+            where = {value: i for i, group in enumerate(feature.groups) for value in group}
+            found, written = coded(table, feature.name, rows)
+            # The bin of each text, and behind them the one of missing values, which -1 points at.
+            codes[:, j] = np.array([*(where.get(text, feature.rest) for text in written), feature.rest])[found]
         else:
             numbers_ = numbers(table, feature.name)[rows]
             found = np.searchsorted(np.array(feature.edges), numbers_, side="right")
@@ -156,12 +156,11 @@ def _text(value: float, type_: pa.DataType) -> str:
 
 
 def _fit_texts(table: pa.Table, name: str, rows: IntArray, floor: int) -> FeatureBins | None:
-    values = texts(table, name)
-    counted = pc.value_counts(pa.array([values[row] for row in rows], pa.large_string()))
-    counts: dict[str | None, int] = {item["values"].as_py(): item["counts"].as_py() for item in counted}
-    absent = counts.pop(None, 0)
+    codes, written = coded(table, name, rows)
+    absent = int((codes < 0).sum())
+    counts = dict(zip(written, np.bincount(codes[codes >= 0], minlength=len(written)).tolist(), strict=True))
     # Most frequent first; the tenth bin is "other" where there are more.
-    ranked = sorted((value for value in counts if value is not None), key=lambda value: (-counts[value], value))
+    ranked = sorted(counts, key=lambda value: (-counts[value], value))
     large = [value for value in ranked if counts[value] >= floor]
     kept = large if len(large) == len(ranked) <= MAX_BINS else large[: MAX_BINS - 1]
     if not kept:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tidegate.protocols.channel import ConfigError
 
-from .table import RELEASE_ROWS, FloatArray, categories, column, kind, numbers, texts
+from .table import RELEASE_ROWS, FloatArray, categories, coded, column, kind, numbers
 
 IntArray = NDArray[np.int64]
 
@@ -114,10 +114,9 @@ class _Values:
         if values.null_count == len(values):
             self._values: FloatArray = np.full(len(rows), np.nan)
         elif self.is_text:
-            written = texts(table, name)
-            chosen = [written[row] for row in rows]
-            self._numbers_of = {text: i for i, text in enumerate(dict.fromkeys(chosen)) if text is not None}
-            self._values = np.array([np.nan if text is None else self._numbers_of[text] for text in chosen])
+            codes, written = coded(table, name, rows)
+            self._numbers_of = {text: i for i, text in enumerate(written)}
+            self._values = np.where(codes < 0, np.nan, codes)
         else:
             self._values = numbers(table, name)[rows]
 

@@ -113,6 +113,12 @@ def texts(table: pa.Table, name: str) -> list[str | None]:
     return [None if value is None else str(value) for value in values.to_pylist()]
 
 
+def coded(table: pa.Table, name: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """A category column in some rows, as numbers of the texts given with them; -1 where the value is missing."""
+    chosen = column(table, name).take(pa.array(rows)).cast(pa.large_string()).combine_chunks().dictionary_encode()
+    return np.asarray(chosen.indices.fill_null(-1), dtype=np.int64), chosen.dictionary.to_pylist()
+
+
 def numbers(table: pa.Table, name: str) -> FloatArray:
     """A number or date column as float64, NaN where the value is missing; dates and times in days since 1970.
 
