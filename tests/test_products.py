@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-
 from tests.broken_line import FAULTS, play_broken
+
 from tidegate.protocols.blind import products
 from tidegate.protocols.channel import CarrierError, PeerError
 from tidegate.protocols.primitives.bfv import RESULT_BYTES, UPLOAD_BYTES, BrandKey
 from tidegate.protocols.primitives.fixed_point import T, total
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.simulate import memory_line, simulate
+from tidegate.protocols.simulate import simulate
 
 
 def randomness(name):
@@ -150,7 +150,6 @@ def test_a_broken_line_gives_an_error_or_the_right_answer(fault, side, at):
 
 
 def test_empty_matrices_are_a_mistake_of_the_caller():
-    line, _ = memory_line()
     with pytest.raises(ValueError, match="at least one row"):
         simulate(lambda ch: products.rows_media(ch, None, np.ones((0, 2), int), randomness=None), _nothing)
     with pytest.raises(ValueError, match="at least one row"):
