@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -320,6 +321,20 @@ def test_prepared_that_crossed_a_stop_does_not_count() -> None:
     assert (world.state.state, world.state.attempt) == ("running", 2)
 
 
+def test_a_run_that_a_party_was_told_to_stop_is_not_committed_when_the_other_comes_back_with_it() -> None:
+    world = World()
+    world.agreed()
+    run = world.run()
+    world.gone("brand")
+    assert world.heard("media", "stop")
+    world.prepared("media", run)
+    world.wait(HEARD_WITHIN_S + 1)
+    world.here("brand", held=(held(run),))
+    world.wait(2)
+    assert not world.heard("media", "commit")
+    assert world.run() != run
+
+
 def test_receipts_for_different_transcripts_end_the_campaign() -> None:
     world = World()
     world.agreed()
@@ -428,16 +443,16 @@ def test_a_run_over_the_byte_limit_ends_the_campaign() -> None:
         ({"expires_s": 2**62}, "INVALID_ARGUMENT"),
     ],
 )
-def test_a_docket_that_cannot_be_is_refused(change: dict[str, object], code: str) -> None:
+def test_a_docket_that_cannot_be_is_refused(change: dict[str, Any], code: str) -> None:
     world = World()
-    good: dict[str, object] = {
+    good: dict[str, Any] = {
         "contract": CONTRACT,
         "parties": list(PARTIES),
         "steps": list(STEPS),
         "expires_s": int(START_S) + 60,
     }
     with pytest.raises(RefusedError) as caught:
-        world.scheduler.file("brand", pb.Docket(**(good | change)), world.at)  # type: ignore[arg-type] - built by name
+        world.scheduler.file("brand", pb.Docket(**(good | change)), world.at)
     assert caught.value.code == code
 
 
@@ -485,6 +500,8 @@ class FakeNode:
             self.prepared = {run: step for run, step in self.prepared.items() if step != start.step}
             self.started[start.run] = start.step
         elif kind == "stop":
+            # A node may throw away a prepared result as soon as it is told to stop.
+            self.prepared.pop(message.stop.run, None)
             if self.started.pop(message.stop.run, None) is not None:
                 self.say(message.stop.run, 0, error="carrier")
         elif kind == "commit":
@@ -524,6 +541,9 @@ class Storm:
         self.nodes = {party: FakeNode(party) for party in PARTIES}
         self.world.file()
         self.world.sign()
+        for node in self.nodes.values():
+            self.attend(node)
+        self.deliver()
 
     def deliver(self) -> None:
         for party, messages in self.world.told.items():
@@ -564,6 +584,9 @@ class Storm:
             node.finish("carrier" if operation == "break" else "")
         elif operation == "wait":
             world.wait(1.5)
+        elif operation == "go on":
+            for name, inner in itertools.product(PARTIES, ("attend", "read", "read", "read", "write")):
+                self.step(inner, name)
         self.deliver()
 
     def check(self) -> None:
@@ -588,11 +611,11 @@ class Storm:
                 return
 
 
-OPERATIONS = ("attend", "part", "kill coordinator", "read", "read", "write", "prepare", "prepare", "break", "wait")
+OPERATIONS = ("part", "kill coordinator", "read", "write", "prepare", "prepare", "break", "wait", "go on", "go on")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(PARTIES)), max_size=60))
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(PARTIES)), min_size=15, max_size=60))
 def test_whatever_breaks_each_step_is_committed_once_and_the_same_at_both(operations: list[tuple[str, str]]) -> None:
     storm = Storm()
     for operation, party in operations:
