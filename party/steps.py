@@ -166,9 +166,8 @@ class Labels:
 
 
 def _labels(job: Job, aligned: IntArray) -> Labels:
-    texts = np.array(table.texts(job.rows, job.contract.label.column), dtype=object)[aligned]
-    known = np.array([text is not None for text in texts], dtype=np.bool_)
-    return Labels(y=(texts == job.contract.label.positive).astype(np.int64), known=known)
+    values = table.binary(job.rows, job.contract.label.column, job.contract.label.positive)[aligned]
+    return Labels(y=(values == 1).astype(np.int64), known=values >= 0)
 
 
 def _held_out(job: Job, aligned: IntArray) -> NDArray[np.bool_]:
@@ -190,6 +189,7 @@ async def _insight_brand(job: Job, channel: Channel) -> Facts:
         y,
         granted=job.contract.features.get(job.peer, ()),
         floor=job.contract.guards.floor,
+        noise_sd=job.contract.guards.count_noise,
         randomness=job.randomness,
     )
     named = []
@@ -209,6 +209,7 @@ async def _insight_media(job: Job, channel: Channel) -> Facts:
         columns,
         floor=job.contract.guards.floor,
         noise=job.count_noise,
+        noise_sd=job.contract.guards.count_noise,
         randomness=job.randomness,
     )
     return {"features": len(columns), "rows": len(aligned)}

@@ -180,7 +180,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             facts = await play(job, session)
             digest = await session.finish()
         except Exception as error:
-            await session.abort(public_reason(error))
+            await session.abort(public_reason(error), again=isinstance(error, CarrierError))
             raise
     finally:
         await line.close()
