@@ -29,7 +29,7 @@ _VARIABLES = {
 _SETTINGS = {
     "svg.hashsalt": "tidegate", "svg.fonttype": "none", "font.size": 11, "path.simplify": False,
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
+    "axes.grid": True, "axes.labelpad": 8, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
     "xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False,
     "lines.solid_capstyle": "round", "lines.solid_joinstyle": "round",
@@ -96,8 +96,8 @@ def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
         figure, axes = _figure()
         said = []
         for key, base_key, colour, style, label in (
-            ("expected_rate", "expected_base_rate", JOINT, "o-", "expected from the scores"),
-            ("true_rate", "true_base_rate", TRUTH, "D-", "true, known in this demo only"),
+            ("expected_rate", "expected_base_rate", JOINT, "o-", "expected"),
+            ("true_rate", "true_base_rate", TRUTH, "D-", "true (demo only)"),
         ):
             known = [(size["percent"], size[key]) for size in sizes if size.get(key) is not None]
             if not known:
@@ -107,14 +107,15 @@ def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
             said.append(f"{label}: " + ", ".join(f"{share(rate)} at {percent} %" for percent, rate in known))
             base = sizes[0].get(base_key)
             if base is not None:
-                blind = f"taken blindly ({'true' if key == 'true_rate' else 'expected'})"
+                blind = f"{label}, blind pick"
                 axes.plot([0, 2 * max(percents)], [base, base], color=colour, linewidth=1.2, dashes=(3, 3), label=blind)
         axes.set_xticks(percents, [f"{percent}{NBSP}%" for percent in percents])
         axes.set_xlim(0, max(percents) * 1.08)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
         axes.yaxis.set_major_formatter(_tick)
         axes.set(xlabel="audience, share of the media’s other people", ylabel="good customers in it")
-        axes.legend(loc="best")
+        figure.subplots_adjust(top=0.83)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), ncols=2)
         return _svg(figure, "expansion", "Audience size against quality. " + "; ".join(said) + ".")
 
 
@@ -123,7 +124,7 @@ _RATES = (0.01, 0.1, 0.001, 0.5, 0.9, 0.99, 0.0001, 0.999, 0.03, 0.3, 0.003, 0.7
 
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDE, _HIGH), facecolor="none")
-    figure.subplots_adjust(left=0.15, right=0.965, bottom=0.15, top=0.97)
+    figure.subplots_adjust(left=0.16, right=0.965, bottom=0.15, top=0.97)
     axes = figure.add_subplot(facecolor="none")
     return figure, axes
 
