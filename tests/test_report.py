@@ -279,6 +279,14 @@ def test_verdict_follows_the_interval(gain: float, interval: list[float] | None,
     assert verdict.kind == kind
 
 
+def test_gain_at_the_edge_of_noise_is_not_oversold() -> None:
+    train = {"auc": {"brand_only": 0.706, "joint": 0.729}, "gain": 0.0236, "gain_interval": [0.0001, 0.0471]}
+    verdict = wording.verdict(train, "media")
+    assert verdict is not None
+    assert "only just more than chance explains" in verdict.because
+    assert "+0.0001 to +0.047" in verdict.because
+
+
 def test_headline_counts_customers_only_where_the_tenth_shows_the_gain() -> None:
     train: dict[str, Any] = {"auc": {"brand_only": 0.7, "joint": 0.75}, "gain": 0.05, "gain_interval": [0.01, 0.09]}
     for joint, says in ((4.1, "41 of every 100"), (3.05, "75 times in 100")):

@@ -24,7 +24,7 @@ _SECTIONS = (
     ("cost", "Time and traffic", terms.cost),
     ("contract", "Contract", terms.contract),
 )
-_PILLS = {"better": "A real gain", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
+_PILLS = {"better": "A gain beyond noise", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
 _MARK = Html(
     '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
     'fill="none" stroke="var(--joint)" stroke-width="2" stroke-linecap="round"/></svg>'

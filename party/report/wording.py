@@ -101,7 +101,8 @@ def verdict(train: Mapping[str, Any], peer: str) -> Verdict | None:
     low, high = interval
     backing = f"{moved} (95{NBSP}% interval {signed(low)} to {signed(high)})"
     if low > 0:
-        return Verdict("better", _better(train, peer, alone, joint), f"{backing}: more than chance explains.")
+        just = "only just " if low < gain / 10 else ""
+        return Verdict("better", _better(train, peer, alone, joint), f"{backing}: {just}more than chance explains.")
     if high < 0:
         return Verdict(
             "worse",
