@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import secrets
 import tomllib
@@ -230,9 +231,9 @@ class _Form:
         value = raw.get(key.rpartition(".")[2])
         if isinstance(value, bool):
             return str(value).lower()
-        if isinstance(value, float) and value == int(value):
+        if isinstance(value, float) and value.is_integer():
             return str(int(value))
-        if isinstance(value, int | float):
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             return str(value)
         if isinstance(value, str) and 0 < len(value) <= 256:
             return value
