@@ -1,0 +1,98 @@
+"""The demo on the records that ship with the package, as `make demo` runs it: a coordinator and two nodes, for real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+STEPS = ("match", "insight", "train", "score", "expand")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "tidegate", "demo", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    yield out, done.stdout
+
+
+@pytest.fixture(scope="module")
+def report(played: tuple[Path, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((played[0] / "report.json").read_text())
+    return found
+
+
+@pytest.mark.timeout(360)
+def test_everybody_known_to_both_is_matched(report: dict[str, Any]) -> None:
+    assert (report["match"]["brand_rows"], report["match"]["media_rows"]) == (7_222, 9_100)
+    assert report["match"]["size"] == 6_500
+
+
+def test_joint_model_is_as_good_as_pooled_clear_text(report: dict[str, Any]) -> None:
+    auc = report["train"]["auc"]
+    assert abs(auc["joint"] - auc["pooled_clear_text"]) <= 0.002
+    assert abs(report["train"]["log_loss"]["joint"] - report["train"]["log_loss"]["pooled_clear_text"]) <= 0.001
+    assert auc["joint"] > auc["brand_only"] > 0.65
+    low, high = report["train"]["gain_interval"]
+    assert low < auc["joint"] - auc["brand_only"] < high
+
+
+def test_official_split_is_kept_over_the_matched_rows(report: dict[str, Any]) -> None:
+    rows = report["train"]["rows"]
+    assert rows["train"] + rows["holdout"] == report["match"]["size"]
+    # 5,822 of the 9,822 records are the official training part; of 6,500 drawn at random about 3,853 are.
+    assert 3_700 < rows["train"] < 4_000
+
+
+def test_audiences_are_nested_above_the_floor_and_better_than_chance(played: tuple[Path, str]) -> None:
+    out, _ = played
+    facts = json.loads((out / "report.json").read_text())["expand"]
+    folder = next((out / "media" / "campaigns").iterdir()) / "expand"
+    earlier: set[int] = set()
+    for size in facts["sizes"]:
+        table = pq.read_table(folder / f"audience_{size['percent']:02d}_percent.parquet")
+        rows = set(table["row"].to_pylist())
+        assert len(rows) == size["people"] >= facts["floor"]
+        assert earlier <= rows
+        earlier = rows
+    assert facts["sizes"][0]["true_lift"] > 1.2
+
+
+def test_report_has_what_programs_read(report: dict[str, Any]) -> None:
+    assert report["score"]["rows"] == 6_500
+    assert report["train"]["lift_at_10"]["joint"] > 1
+    for step in STEPS:
+        assert report["seconds"][step] > 0
+        assert report["bytes"][step]["sent"] > 0
+        assert report["bytes"][step]["received"] > 0
+    for party in ("brand", "media", "coordinator"):
+        assert report["learned"][party]
+
+
+def test_report_is_one_offline_file(played: tuple[Path, str]) -> None:
+    page = (played[0] / "report.html").read_text()
+    assert "<svg" in page
+    for outside in ('src="http', "src='http", "url(http", "@import", "<script src", "<link"):
+        assert outside not in page
+
+
+def test_each_party_holds_its_own_results_only(played: tuple[Path, str]) -> None:
+    out, _ = played
+    assert list((out / "brand").rglob("scores.parquet"))
+    assert not list((out / "media").rglob("scores.parquet"))
+    assert list((out / "media").rglob("audience_*.parquet"))
+    assert not list((out / "brand").rglob("audience_*.parquet"))
+
+
+def test_summary_says_what_a_marketer_wants_to_know(played: tuple[Path, str]) -> None:
+    _, printed = played
+    for words in ("made up", "6,500", "brand alone", "joint", "really good customers", "report.html"):
+        assert words in " ".join(printed.replace("│", " ").split())
