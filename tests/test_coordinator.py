@@ -16,9 +16,20 @@ from typing import Any
 
 import grpc
 import pytest
-from coordinator_fixture import Caller, Running, free_port, invite, join, join_request, prepare, process, running, until
 from typer.testing import CliRunner, Result
 
+from tests.coordinator_fixture import (
+    Caller,
+    Running,
+    free_port,
+    invite,
+    join,
+    join_request,
+    prepare,
+    process,
+    running,
+    until,
+)
 from tidegate import __version__
 from tidegate.coordinator import relay as forwarding
 from tidegate.coordinator.cli import app
