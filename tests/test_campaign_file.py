@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.two_parties import CAMPAIGN, Town, brand_rows, make_town, write_csv
 
+from tests.two_parties import CAMPAIGN, Town, brand_rows, make_town, write_csv
 from tidegate.party import campaign, dataset
 from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import Contract, Holdout

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.broken_line import FAULTS, play_broken
 
+from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind import insight
 from tidegate.protocols.blind.insight import Feature, Features, Insight
 from tidegate.protocols.channel import Channel, PeerError, PolicyError, TidegateError

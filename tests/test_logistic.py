@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
-from tests.broken_line import FAULTS, play_broken
 
+from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind import logistic, products
 from tidegate.protocols.blind.logistic import Opening, Settings, Variances, brand, fit_alone, media, whiten
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PeerError, PolicyError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_session import FAULTS, both
 
+from tests.test_session import FAULTS, both
 from tidegate.protocols.channel import (
     CarrierError,
     Channel,

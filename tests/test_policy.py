@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.two_parties import CAMPAIGN, Town, make_town
 
+from tests.two_parties import CAMPAIGN, Town, make_town
 from tidegate.party import campaign, mail, policy
 from tidegate.party.store import Campaign
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from tests.broken_line import FAULTS, play_broken
 
+from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind import products
 from tidegate.protocols.channel import CarrierError, PeerError
 from tidegate.protocols.primitives.bfv import RESULT_BYTES, UPLOAD_BYTES, BrandKey

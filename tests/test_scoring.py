@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.broken_line import FAULTS, play_broken
 
+from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind.products import open_brand, rows_brand
 from tidegate.protocols.blind.scoring import (
     Expanded,
