@@ -152,7 +152,7 @@ def card(
 def trust(
     ctx: typer.Context,
     given: Annotated[
-        str, typer.Argument(metavar="CARD", help="A file with the partner's card, its text, or - for standard input.")
+        str, typer.Argument(metavar="CARD", help="A file with the partner's card, or - for standard input.")
     ],
     fingerprint: Annotated[
         str, typer.Option(help="The fingerprint that the partner told you.", show_default=False)
@@ -174,6 +174,10 @@ def trust(
                 "do not trust it; ask for the card again",
             )
         if not fingerprint and not yes:
+            if given == "-":
+                raise ConfigError(
+                    "a card from standard input cannot be asked about", "add --fingerprint with what you were told"
+                )
             _confirm(f"Does {theirs.name} read out the same fingerprint?", "The card was not trusted.")
         store.trust(theirs.name, theirs.identity, theirs.to_text().encode())
         say(f"{theirs.name} is trusted now")
@@ -183,8 +187,6 @@ def trust(
 def _card_text(given: str) -> str:
     if given == "-":
         return typer.get_text_stream("stdin").read(100_000)
-    if "BEGIN TIDEGATE CARD" in given:
-        return given
     try:
         return Path(given).read_text()
     except (OSError, UnicodeDecodeError):
@@ -377,6 +379,10 @@ def approve(ctx: typer.Context, name: CampaignName, yes: Yes = False) -> None:
         if home.name() in store.signatures(found.hash):
             say(f"{found.name} ({found.short}) was approved here before; {screen.state(store, found)}")
             return
+        if found.state in FINAL:
+            raise PolicyError(
+                f"the campaign {found.name} is over: {screen.state(store, found)}", "have it proposed again"
+            )
         problems = policy.problems(home, store, found.contract, time.time())
         screen.contract(store, found, home.name(), problems[1:])
         if problems:

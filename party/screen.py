@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def changes(store: Store, campaign: Campaign, me: str) -> list[str]:
 
 
 def _differences(before: Contract, now: Contract) -> Iterable[str]:
-    pairs = {
+    pairs: dict[str, Callable[[Contract], str]] = {
         "keys": lambda made: ", ".join(key.kind for key in made.keys),
         "label": lambda made: f"{made.label.column} = {made.label.positive}",
         "hold-out": lambda made: f"{made.holdout.column} {made.holdout.value} {made.holdout.percent or ''}".strip(),
