@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 from . import mail, policy
 from .config import Home
+from .order import Order, describe
 from .store import FINAL, Campaign, Store
-from .worker import Order, describe
 
 RETRY_S = (0.5, 5.0)
 STOP_WORKER_S = 5.0

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import opendp.prelude as dp
 from numpy.typing import NDArray
+from opendp.domains import atom_domain, vector_domain
+from opendp.measurements import make_gaussian
+from opendp.metrics import l2_distance
+from opendp.mod import enable_features
 
 IntArray = NDArray[np.int64]
 
@@ -19,7 +22,8 @@ def discrete_gaussian(scale: int) -> Callable[[int], IntArray]:
     """A source of independent integers with variance about scale^2; scale 0 gives zeros."""
     if scale == 0:
         return lambda n: np.zeros(n, np.int64)
-    dp.enable_features("contrib")
-    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
-    mechanism = dp.m.make_gaussian(*space, scale=float(scale))
+    # OpenDP's prelude would bring scikit-learn with it, a second of every worker's start.
+    enable_features("contrib")
+    space = vector_domain(atom_domain(T=int)), l2_distance(T=float)
+    mechanism = make_gaussian(*space, scale=float(scale))
     return lambda n: np.array(mechanism([0] * n), np.int64)

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 from tidegate.protocols.channel import ConfigError
 
@@ -131,6 +130,9 @@ def calibrate(labels: npt.ArrayLike, scores: npt.ArrayLike, blur: float = 0.0) -
     if spread <= 1e-12 * max(1.0, abs(centre)):
         rate = float(y.mean())
         return Calibration(math.log(rate / (1 - rate)), 0.0)
+    # Loaded here because it takes a second, and only this figure needs it.
+    from sklearn.linear_model import LogisticRegression
+
     # The weak penalty moves no figure that is shown; it keeps the slope finite where the classes are perfectly apart.
     model = LogisticRegression(C=1e4, max_iter=1000, tol=1e-8).fit(((s - centre) / spread)[:, None], y)
     slope = float(model.coef_[0, 0]) / spread

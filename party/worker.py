@@ -8,77 +8,30 @@ and at the end {"prepared": ...} or {"error": ...}. Everything that a peer sent 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import resource
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tidegate import __version__
-from tidegate.protocols.channel import (
-    CarrierError,
-    ConfigError,
-    DisagreementError,
-    PeerError,
-    PolicyError,
-    TidegateError,
-)
+from tidegate.protocols.channel import CarrierError, DisagreementError, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire import receipt
 from tidegate.wire.line import open_line
 from tidegate.wire.session import open_session
 
-from .config import Home
 from .data import table
 from .noise import discrete_gaussian
+from .order import Order, describe
 from .progress import Progress
 from .steps import Job, play
 from .store import PersonError, Store
 
 MEMORY_LIMIT_BYTES = 16 * 2**30
-
-ERROR_KINDS: tuple[tuple[type[TidegateError], str], ...] = (
-    (PersonError, "person"),
-    (PeerError, "peer"),
-    (CarrierError, "carrier"),
-    (DisagreementError, "disagreement"),
-    (PolicyError, "policy"),
-    (ConfigError, "config"),
-)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the node asks for: a step of a contract under a run id; `earlier` names the committed run of each step."""
-
-    home: Home
-    contract: bytes
-    step: int
-    run: bytes
-    earlier: dict[str, str]
-
-    def to_json(self) -> str:
-        return json.dumps(
-            {
-                "home": str(self.home.path),
-                "contract": self.contract.hex(),
-                "step": self.step,
-                "run": self.run.hex(),
-                "earlier": self.earlier,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, line: str) -> Order:
-        raw = json.loads(line)
-        home, contract, run = Home(Path(raw["home"])), bytes.fromhex(raw["contract"]), bytes.fromhex(raw["run"])
-        return cls(home, contract, raw["step"], run, raw["earlier"])
-
 
 def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -101,26 +54,6 @@ def _end_with_the_node() -> None:
 def say(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """The error for the node: its kind, a sentence, a hint. Never the text of an error that is not ours."""
-    if isinstance(error, BaseExceptionGroup):
-        return describe(error.exceptions[0])
-    if isinstance(error, TidegateError):
-        kind = next((kind for cls, kind in ERROR_KINDS if isinstance(error, cls)), "internal")
-        return {"kind": kind, "text": error.text, "hint": error.hint}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return {"kind": "person", "text": "the disk is full", "hint": "free some space, then start the node again"}
-    if isinstance(error, MemoryError):
-        return {"kind": "person", "text": "there is not enough memory", "hint": "free some, then start the node again"}
-    # Where it happened helps a developer; what it said might quote the data.
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else "?"
-    text = f"the worker failed: {type(error).__name__} at {place}"
-    return {"kind": "internal", "text": text, "hint": "please report this with the version and these words"}
 
 
 async def attempt(order: Order) -> dict[str, Any]:
