@@ -12,9 +12,7 @@ from tidegate.protocols.channel import ConfigError
 
 DataFolder = Annotated[
     Path | None,
-    typer.Option(
-        help="A folder with two tables and campaign.toml (docs/campaign-file.md). Default: real records."
-    ),
+    typer.Option(help="A folder with two tables and campaign.toml (docs/campaign-file.md). Default: real records."),
 ]
 OutFolder = Annotated[Path, typer.Option(help="Where report.html, report.json and what each party holds are left.")]
 WriteData = Annotated[Path | None, typer.Option(help="Only write the demo's tables and campaign file into a folder.")]

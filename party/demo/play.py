@@ -7,6 +7,7 @@ known (truth.parquet), how good the found audience really is.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -30,6 +31,7 @@ from tidegate.protocols.channel import ConfigError
 
 from .. import quality, report
 from ..data import features, table
+from ..report.wording import verdict
 from ..steps import read_rows, read_split
 from ..store import Campaign, Event, Run, Store
 from . import records
@@ -38,6 +40,11 @@ from .loopback import PARTIES, DataSet, Loopback, is_over, loopback
 Facts = dict[str, Any]
 LONGEST_S = 1800.0
 MARK = ".tidegate-demo"
+NOTE = (
+    "CoIL 2000: 9,822 real customer records of a Dutch insurer (CC BY 4.0, doi:10.24432/C5630S), dealt to a brand "
+    "and a media. They hold no identifiers: the e-mail addresses and telephone numbers are made up, from ranges kept "
+    "for examples. Columns on religion are left out."
+)
 # Column names under which people keep identifiers; the first that a table has is taken.
 USUAL_COLUMNS = {
     "email": ("email", "e_mail", "e-mail", "mail", "email_address"),
@@ -74,22 +81,21 @@ def demo(data: Path | None, out: Path, console: Console) -> None:
     setting = read_setting(data)
     _introduce(console, setting, data, made_up)
     started = time.monotonic()
-    with console.status("Making keys, introducing the parties, registering the data ..."):
-        stage_context = loopback(out, setting.data, setting.names)
-        stage = stage_context.__enter__()
-    try:
-        brand, media = setting.names
-        stage.campaign(brand, "propose", str(data / "campaign.toml"), "--yes")
-        stage.party(media, "approve", setting.campaign, "--yes")
+    brand, media = setting.names
+    with contextlib.ExitStack() as running:
+        with console.status("Making keys, introducing the parties, registering the data ..."):
+            stage = running.enter_context(loopback(out, setting.data, setting.names))
+            stage.campaign(brand, "propose", str(data / "campaign.toml"), "--yes")
+            stage.party(media, "approve", setting.campaign, "--yes")
         for name in setting.names:
             stage.start_node(name)
         campaign = watch(stage, setting.campaign, console)
-    finally:
-        stage_context.__exit__(None, None, None)
     if campaign.state != "done":
         who = f"{campaign.by}: " if campaign.by else ""
         raise ConfigError(f"the campaign {campaign.name} ended as {campaign.state}: {who}{campaign.reason}")
     extra = both_sides(stage, campaign, setting, data)
+    if made_up:
+        extra["note"] = NOTE
     path = report.build(stage.home(brand).campaign(campaign.short), campaign.contract, brand, out, extra)
     summarise(console, json.loads((out / "report.json").read_text()), path, time.monotonic() - started)
 
@@ -173,11 +179,7 @@ def _introduce(console: Console, setting: Setting, data: Path, made_up: bool) ->
         "forwards what it cannot read."
     )
     if made_up:
-        text += (
-            "\n\nData: CoIL 2000, 9,822 real customer records of a Dutch insurer (CC BY 4.0, "
-            "doi:10.24432/C5630S), dealt to the two. They hold no identifiers: the e-mail addresses and telephone "
-            "numbers are made up, from ranges kept for examples. Columns on religion are left out."
-        )
+        text += f"\n\nData: {NOTE}"
     else:
         text += f"\n\nData: {data}"
     console.print(Panel(text, title="tidegate demo", border_style="cyan"))
@@ -302,7 +304,7 @@ def summarise(console: Console, facts: Facts, path: Path, seconds: float) -> Non
             f"{m['media_rows']:,} people of the media. Nobody else was named to anybody."
         )
     if "train" in facts:
-        lines += _train_lines(facts["train"])
+        lines += _train_lines(facts["train"], facts["peer"])
     if "score" in facts:
         lines.append(f"[bold]{facts['score']['rows']:,}[/] matched customers got a score.")
     if "expand" in facts:
@@ -311,17 +313,9 @@ def summarise(console: Console, facts: Facts, path: Path, seconds: float) -> Non
     console.print(Panel("\n\n".join(lines), title="What came out", border_style="green"))
 
 
-def _train_lines(train: Facts) -> list[str]:
-    auc, gain, interval = train["auc"], train["gain"], train["gain_interval"]
-    within = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    if interval and interval[0] > 0:
-        verdict = f"joining the media's columns raises it by {gain:.3f}{within}"
-    else:
-        verdict = f"the gain of joining, {gain:+.3f}, is within noise{within}"
-    lines = [
-        f"How well good customers are told apart (AUC, on held-out people): brand alone {auc['brand_only']:.3f}, joint "
-        f"[bold]{auc['joint']:.3f}[/]; {verdict}."
-    ]
+def _train_lines(train: Facts, peer: str) -> list[str]:
+    auc, judged = train["auc"], verdict(train, peer)
+    lines = [f"[bold]{judged.headline}[/] {judged.because}"] if judged else []
     if "pooled_clear_text" in auc:
         lines.append(
             f"The same model on pooled clear-text tables, which nobody could have made: "
