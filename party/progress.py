@@ -44,6 +44,6 @@ class Progress:
         self._say({"progress": self.text()})
 
     def text(self) -> str:
-        done = self._seen["Gradients"]
+        done = self._seen["ResidualSum"]
         rounds = f", step {min(done + 1, self._rounds)} of {self._rounds}" if self._rounds else ""
         return f"{self._doing}{rounds}, {self._bytes / 1e6:.1f} MB"
