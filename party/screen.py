@@ -253,6 +253,7 @@ def step_status(runs: list[Run], index: int) -> dict[str, Any]:
         state_of = {"committed": "done", "prepared": "running", "started": "running", "failed": "failed"}
         found |= {
             "state": state_of[stands.state],
+            "started_s": stands.started_s,
             "seconds": stands.seconds,
             "sent": stands.sent,
             "received": stands.received,

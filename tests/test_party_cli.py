@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -412,6 +415,30 @@ def test_help_is_there_for_every_command(app: Callable[..., object]) -> None:
         result = CliRunner().invoke(app, [name, "--help"])  # type: ignore[arg-type]  # as above
         assert result.exit_code == 0
         assert "Usage" in result.output
+
+
+def test_the_program_ends_with_a_sentence_a_hint_and_status_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tidegate", "party", "--home", str(tmp_path / "none"), "partners"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    error, hint = done.stderr.splitlines()
+    assert error == f"error: there is no party at {tmp_path / 'none'}"
+    assert hint.startswith("hint: ")
+
+
+def test_ctrl_c_stops_watching_and_not_the_campaign(town: Town) -> None:
+    number = propose(town)
+    command = [sys.executable, "-m", "tidegate", "campaign", "--home", str(town.acme.home.path), "watch", number]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "proposed to feed\n"
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert "Stopped watching. The campaign goes on" in said
+    assert "Traceback" not in said
+    assert town.acme.store.campaign(number).state == "signing"
 
 
 def test_over_a_real_coordinator_an_invite_lets_in_once_and_letters_arrive(tmp_path: Path) -> None:
