@@ -192,7 +192,7 @@ def here(store: Store) -> Here:
 async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
     kind = message.WhichOneof("kind")
     if kind == "start":
-        await _start(node, message.start)
+        await _start(node, relay, message.start)
     elif kind == "stop":
         await _stop(node, message.stop.contract, message.stop.run, plain(message.stop.reason))
     elif kind == "commit":
@@ -204,9 +204,12 @@ async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
             node.log(line)
 
 
-async def _start(node: Node, start: Start) -> None:
+async def _start(node: Node, relay: RelayAsyncStub, start: Start) -> None:
     contract, step = bytes(start.contract), start.step
     await _stop(node, contract, None, "the coordinator started the step again")
+    # The last approval may still lie at the coordinator.
+    for line in await mail.collect(node.home, node.store, relay):
+        node.log(line)
     try:
         campaign, order = admit(node, start)
     except TidegateError as error:

@@ -51,14 +51,15 @@ class Loopback:
     processes: dict[str, subprocess.Popen[bytes]]
 
     def home(self, party: str) -> Home:
-        return Home(self.folder / party)
+        """A party's home: in the folder of its role, whatever the party is called."""
+        return Home(self.folder / PARTIES[self.names.index(party)])
 
     def party(self, party: str, *arguments: str) -> str:
         """Runs `tidegate party --home ... ARGUMENTS` in this process and returns what it printed."""
-        return _run(party_app, "--home", str(self.folder / party), *arguments)
+        return _run(party_app, "--home", str(self.home(party).path), *arguments)
 
     def campaign(self, party: str, *arguments: str) -> str:
-        return _run(campaign_app, "--home", str(self.folder / party), *arguments)
+        return _run(campaign_app, "--home", str(self.home(party).path), *arguments)
 
     def coordinator(self, *arguments: str) -> str:
         """Runs `tidegate coordinator ...` as a process and returns its standard output."""
@@ -77,7 +78,7 @@ class Loopback:
             )
 
     def start_node(self, party: str) -> None:
-        self.start(party, "party", "--home", str(self.folder / party), "up")
+        self.start(party, "party", "--home", str(self.home(party).path), "up")
 
     def start_coordinator(self) -> None:
         self.start("coordinator", "coordinator", "--home", str(self.folder / "coordinator"), "up")
@@ -107,7 +108,7 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("
 
     data: by role ("brand", "media"); names: what the two parties are called. The nodes are not up yet.
     """
-    for made in ("coordinator", *names):
+    for made in ("coordinator", *PARTIES):
         if (folder / made).exists():
             raise ConfigError(f"{folder / made} is there already", "choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)

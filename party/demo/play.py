@@ -332,5 +332,8 @@ def _expand_lines(expand: Facts) -> list[str]:
         line = f"  best {size['percent']:>2} %: {size['people']:,} people"
         if size.get("true_rate") is not None:
             line += f", {size['true_rate']:.1%} really good customers ({size['true_lift']:.1f} times the average)"
+        else:
+            expected, lift = size["expected_rate"], size["expected_lift"]
+            line += f", {expected:.1%} good customers expected ({lift:.1f} times the average)"
         lines.append(line)
     return ["\n".join(lines)]
