@@ -30,6 +30,7 @@ CLOSE_S = 5.0
 KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_time_ms", 8000),
     ("grpc.keepalive_timeout_ms", 8000),
+    ("grpc.http2.ping_timeout_ms", 8000),  # this is the one that the present gRPC waits for; it would be a minute
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
