@@ -49,8 +49,8 @@ _ENTRIES = (
         title="Who the good customers are: index per bin of the media's features",
         learns={
             "brand": (
-                "for each bin of the media's granted features with {floor} or more matched people: its label, its number of "
-                "people and its number of good customers, each with noise of standard deviation {count_noise}",
+                "for each bin of the media's granted features with {floor} or more matched people: its label, its "
+                "number of people and its number of good customers, each with noise of standard deviation {count_noise}",
             ),
             "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
             "coordinator": ("who talks to whom, when, and how many bytes",),
@@ -65,8 +65,8 @@ _ENTRIES = (
         learns={
             "brand": (
                 "the model: its own weights, and the media's weights in a secret basis that only the media knows",
-                "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column variances "
-                "in the secret basis",
+                "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column "
+                "variances in the secret basis",
                 "the exact model score of each hold-out row (for the quality figures)",
             ),
             "media": (
@@ -76,7 +76,8 @@ _ENTRIES = (
             "coordinator": ("who talks to whom, when, and how many bytes",),
         },
         assumes=(
-            "the encrypted vectors are what the protocol says and the brand's key is well formed: the media cannot check it",
+            "the encrypted vectors are what the protocol says and the brand's key is well formed: "
+            "the media cannot check it",
         ),
     ),
     Entry(

@@ -102,7 +102,7 @@ class _Reader:
 
 
 @functools.cache
-def _field_types(cls: type[Message]) -> tuple[tuple[str, object], ...]:
+def _field_types(cls: type) -> tuple[tuple[str, object], ...]:
     hints = typing.get_type_hints(cls)
     return tuple((field.name, hints[field.name]) for field in dataclasses.fields(cls))
 

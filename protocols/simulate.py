@@ -18,7 +18,11 @@ B = TypeVar("B")
 class MemoryChannel:
     """One end of a line in memory. Every message goes through its bytes, as on the wire."""
 
-    def __init__(self, outgoing: asyncio.Queue[tuple[str, bytes] | None], incoming: asyncio.Queue[tuple[str, bytes] | None]) -> None:
+    def __init__(
+        self,
+        outgoing: asyncio.Queue[tuple[str, bytes] | None],
+        incoming: asyncio.Queue[tuple[str, bytes] | None],
+    ) -> None:
         self._outgoing, self._incoming = outgoing, incoming
         self.sent: list[tuple[str, bytes]] = []
 

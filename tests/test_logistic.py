@@ -182,7 +182,7 @@ class Recorder:
     """What the brand opens, in order: for n <= 8192 rows one logit block, one residual block, then the sums."""
 
     def __init__(self, monkeypatch):
-        self.opened = []
+        self.opened: list[object] = []
         decrypt = BrandKey.decrypt
 
         def recording(key, result):

@@ -32,7 +32,7 @@ def test_auc_and_log_loss_are_those_of_scikit_learn_with_ties(rows: list[tuple[i
 
 @settings(max_examples=60, deadline=None)
 @given(labelled, st.randoms(use_true_random=False))
-def test_no_figure_depends_on_the_order_of_rows(rows: list[tuple[int, int]], random) -> None:  # type: ignore[no-untyped-def]
+def test_no_figure_depends_on_the_order_of_rows(rows: list[tuple[int, int]], random) -> None:
     y, s = np.array(rows).T
     random.shuffle(rows)
     y2, s2 = np.array(rows).T
