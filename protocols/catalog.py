@@ -49,8 +49,9 @@ _ENTRIES = (
         title="Who the good customers are: index per bin of the media's features",
         learns={
             "brand": (
-                "for each bin of the media's granted features with {floor} or more matched people: its label, its "
-                "number of people and its number of good customers, each with noise of standard deviation {count_noise}",
+                "for each bin of the media's granted features with {floor} or more matched people: its label, "
+                "its number of people and its number of good customers, each with noise of standard deviation "
+                "{count_noise}",
             ),
             "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
             "coordinator": ("who talks to whom, when, and how many bytes",),
