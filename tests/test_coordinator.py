@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
@@ -423,6 +424,66 @@ def test_a_node_of_another_version_a_second_one_and_a_silent_one_are_refused(
         silent = Node(brand)
         async with refused(Status.INVALID_ARGUMENT, "begins with what the node holds"):
             await silent.call.read()
+
+    play(tmp_path, scenario)
+
+
+@contextlib.asynccontextmanager
+async def freezing_line(address: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A TCP line to `address` over which, once the event is set, nothing passes any more and nothing is closed."""
+    frozen = asyncio.Event()
+    ends: list[asyncio.StreamWriter] = []
+    pumps: list[asyncio.Task[None]] = []
+    host, _, port = address.rpartition(":")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(2**16):
+                if frozen.is_set():
+                    await asyncio.sleep(60)
+                writer.write(data)
+                await writer.drain()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        ends.extend((writer, far_writer))
+        pumps.append(asyncio.create_task(pump(reader, far_writer)))
+        pumps.append(asyncio.create_task(pump(far_reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", frozen
+    finally:
+        server.close()
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        for end in ends:
+            end.transport.abort()
+        await asyncio.sleep(0)
+
+
+def test_a_frozen_peer_is_noticed_at_both_ends_of_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every waiting time of 8 s cut to 1 s: the options are the right ones, and no longer one is waited for."""
+    for name in ("coordinator.server._OPTIONS", "wire.line.KEEPALIVE_OPTIONS"):
+        module, _, table = f"tidegate.{name}".rpartition(".")
+        options = getattr(sys.modules[module], table)
+        assert options.count(("grpc.keepalive_time_ms", 8000)) == 1
+        quick = [(option, 1000 if value in (8000, 5000) else value) for option, value in options]
+        monkeypatch.setattr(f"tidegate.{name}", type(options)(quick))
+
+    async def scenario(coordinator: Running) -> None:
+        brand = await coordinator.join("brand")
+        async with freezing_line(coordinator.address) as (address, frozen):
+            far = Caller(brand.identity, replace(brand.endpoint, address=address))
+            node = Node(far)
+            await node.attend()
+            await until(lambda: coordinator.coordinator.store.members()[0].here)
+            frozen.set()
+            async with asyncio.timeout(10), refused(Status.UNAVAILABLE, "ping timeout"):
+                await node.call.read()
+            await until(lambda: not coordinator.coordinator.store.members()[0].here)
+            await far.close()
 
     play(tmp_path, scenario)
 
