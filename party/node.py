@@ -59,6 +59,7 @@ class Node:
 
 def run(home: Home, log: Log) -> int:
     """Runs the node until it is stopped; the exit status. `log` gets one readable line per event."""
+    os.umask(0o077)
     home.require()
     store = Store(home.store_db)
     with _only_one(home):

@@ -7,6 +7,7 @@ Contracts are named by their 32-byte hash, runs by their 16 bytes.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -271,6 +272,10 @@ class Store:
 
     def __init__(self, path: Path, now_s: Callable[[], float] = time.time) -> None:
         self.path, self._now_s = path, now_s
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its side files the same rights
+        except OSError as error:
+            raise self._unusable(error.strerror) from None
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _prepare)
         sa.event.listen(self._engine, "begin", _begin)
@@ -306,10 +311,11 @@ class Store:
         except sa.exc.DBAPIError as error:
             if isinstance(error, sa.exc.IntegrityError):
                 raise
-            raise ConfigError(
-                f"the store {self.path} cannot be used: {error.orig}",
-                "free some disk space, check who owns the file, and run `tidegate doctor`",
-            ) from None
+            raise self._unusable(error.orig) from None
+
+    def _unusable(self, why: object) -> ConfigError:
+        hint = "free some disk space, check who owns the file, and run `tidegate doctor`"
+        return ConfigError(f"the store {self.path} cannot be used: {why}", hint)
 
     def _time_s(self) -> int:
         return int(self._now_s())

@@ -34,6 +34,8 @@ from .store import PersonError, Store
 MEMORY_LIMIT_BYTES = 16 * 2**30
 
 def main() -> int:
+    # Results are for their owner, whatever the shell that started the node allows to others.
+    os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     order = Order.from_json(sys.stdin.readline())
