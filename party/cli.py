@@ -606,8 +606,20 @@ def status(ctx: typer.Context, ref: CampaignRef, as_json: AsJson = False) -> Non
         found = find(store, ref)
         if as_json:
             typer.echo(json.dumps(screen.status(store, found), indent=2))
-            return
-        console.print(screen.progress(store, found, _last_event(store, found)))
+        else:
+            console.print(screen.progress(store, found, _last_event(store, found)))
+        _check_not_stopped(store, found)
+
+
+def _check_not_stopped(store: Store, found: Campaign) -> None:
+    """Raises for a campaign that ended without its result, so that programs and people see it in the exit status."""
+    if found.state not in FINAL or found.state == "done":
+        return
+    text, _, hint = screen.state(store, found).partition(". Hint: ")
+    raise PolicyError(
+        f"the campaign {found.name} ({found.short}) {text}",
+        hint or "correct the cause, or talk to the other party; then propose it again",
+    )
 
 
 def _last_event(store: Store, found: Campaign) -> str:
@@ -627,8 +639,7 @@ def watch(ctx: typer.Context, ref: CampaignRef) -> None:
                 f"Stopped watching. The campaign goes on; `tidegate campaign watch {found.short}` looks again."
             )
             raise typer.Exit(130) from None
-        if found.state != "done":
-            raise typer.Exit(1)
+        _check_not_stopped(store, found)
         say(f"`tidegate party results {found.short} --export DIR` writes the report.")
 
 
@@ -653,8 +664,8 @@ def _follow(home: Home, store: Store, found: Campaign) -> Campaign:
             if found.state in FINAL:
                 break
             time.sleep(POLL_S)
-    if live is None or found.state != "done":
-        say(f"{found.name}: {screen.state(store, found)}", screen.STATE_STYLE.get(found.state, ""))
+    if live is None and found.state == "done":
+        say(f"{found.name}: done", screen.STATE_STYLE["done"])
     return found
 
 

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 15
 MAX_ASIDE = 200
 MAX_REASON = 300
+MAX_AHEAD_S = 86400  # how far another party's clock may be before ours
+_FURTHEST = 1e101  # no number in a table lies beyond
 
 T = TypeVar("T")
 
@@ -139,6 +141,9 @@ async def propose(home: Home, store: Store, relay: RelayAsyncStub, contract: Con
     store.put_campaign(contract, identity.name)
     store.add_signature(contract.hash, identity.name, signature)
     store.add_event(contract.hash, 0, f"proposed to {', '.join(others)}")
+    for name in others:
+        # An approval can be quicker than the lines above.
+        file_letters_aside(store, identity, name, "early")
     return store.campaign(contract.hash)
 
 
@@ -229,11 +234,13 @@ def note_state(store: Store, state: CampaignState) -> None:
         steps = len(known[0].contract.steps)
         if not all(store.committed_run(known[0].hash, step) for step in range(steps)):
             return
-    if state.state == "failed" and known[0].reason:
-        # The node heard it from its own worker, with a hint.
-        store.set_state(known[0].hash, "failed", known[0].reason, known[0].by or plain(state.by, 63))
-        return
-    store.set_state(known[0].hash, state.state, plain(state.reason), plain(state.by, 63))
+    reason = plain(state.reason)
+    if state.state in ("waiting", "failed"):
+        # Of a run that failed here our own worker said more than the coordinator may know.
+        runs = store.runs(known[0].hash)
+        if runs and runs[-1].state == "failed" and runs[-1].error != "carrier":
+            reason = runs[-1].reason
+    store.set_state(known[0].hash, state.state, reason, plain(state.by, 63))
 
 
 def file_letter(store: Store, identity: Identity, letter: Letter) -> list[str]:
@@ -248,18 +255,29 @@ def file_letter(store: Store, identity: Identity, letter: Letter) -> list[str]:
     except TidegateError as error:
         return _set_aside(store, letter, "unverified", f"a letter was set aside: {error.text}")
     try:
+        if note.sent_s > time.time() + MAX_AHEAD_S:
+            raise DisagreementError("it comes from the future: compare clocks")
         lines = _READERS[note.kind](store, identity, note) if note.kind in _READERS else []
-    except (CarrierError, DisagreementError, ConfigError) as error:
-        lines = [f"a letter from {note.sender} was not filed: {error.text}"]
+    except _EarlyError:
+        return _set_aside(store, letter, "early", f"a letter from {note.sender} waits for the campaign it is about")
+    except TidegateError as error:
+        lines = [f"a letter from {note.sender} was not filed: {plain(error.text)}"]
+    except (ValueError, OverflowError):
+        # Text and numbers that JSON can write and nothing else can hold: one letter must not stop the others.
+        lines = [f"a letter from {note.sender} was not filed: it holds a value that cannot be kept"]
     store.file_letter(letter.id, letter.sender)
     return lines
 
 
-def file_letters_aside(store: Store, identity: Identity, sender: str) -> list[str]:
-    """Files the letters that waited for the sender's card to be trusted."""
+class _EarlyError(ConfigError):
+    """The letter is about a campaign that is not known here yet: letters may overtake each other."""
+
+
+def file_letters_aside(store: Store, identity: Identity, sender: str, note: str = "untrusted") -> list[str]:
+    """Files the letters that waited for the sender's card to be trusted, or ("early") for a campaign to be known."""
     lines = []
     for kept in store.letters_aside():
-        if kept.sender == sender and kept.note == "untrusted":
+        if kept.sender == sender and kept.note == note:
             store.forget_letter(kept.id)
             letter = Letter(id=kept.id, sender=sender, recipient=identity.name, sealed=kept.sealed)
             lines += file_letter(store, identity, letter)
@@ -321,8 +339,10 @@ def _read_offer(store: Store, identity: Identity, note: Note) -> list[str]:
         not isinstance(dataset, str)
         or not NAME.fullmatch(dataset)
         or not isinstance(rows, int)
+        or isinstance(rows, bool)
         or not 1 <= rows <= 10**9
         or not isinstance(keys, list)
+        or len(keys) > len(KEY_KINDS)
         or not all(key in KEY_KINDS for key in keys)
         or not isinstance(columns, list)
         or len(columns) > 4096
@@ -351,8 +371,9 @@ def _column(raw: object) -> dict[str, Any]:
         or len(categories) > 1000
         or not all(isinstance(text, str) and len(text) <= 1000 for text in categories)
         or not isinstance(missing, int)
+        or not 0 <= missing <= 100
         or not isinstance(column.get("constant"), bool)
-        or not all(end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in ends)
+        or not all(end is None or _is_number(end) for end in ends)
     ):
         raise DisagreementError("it is no offer of a data set")
     shown = [plain(text, 200) for text in categories]
@@ -365,6 +386,11 @@ def _column(raw: object) -> dict[str, Any]:
         "missing_percent": missing,
         "constant": column["constant"],
     }
+
+
+def _is_number(value: object) -> bool:
+    # JSON as Python reads it has NaN, infinities and integers of thousands of digits.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _FURTHEST
 
 
 def _read_proposal(store: Store, identity: Identity, note: Note) -> list[str]:
@@ -382,11 +408,22 @@ def _read_proposal(store: Store, identity: Identity, note: Note) -> list[str]:
         return []
     store.add_event(contract.hash, 0, f"proposed by {note.sender}")
     look_at = f"look at it with `tidegate party show {contract.short}`"
-    return [f"{note.sender} proposes the campaign {contract.campaign} ({contract.short}): {look_at}"]
+    lines = [f"{note.sender} proposes the campaign {contract.campaign} ({contract.short}): {look_at}"]
+    for party in contract.parties:
+        lines += file_letters_aside(store, identity, party.name, "early")
+    return lines
+
+
+def _known(store: Store, note: Note) -> Campaign:
+    contract = _hex(note, "contract", 32)
+    try:
+        return store.campaign(contract)
+    except ConfigError as error:
+        raise _EarlyError(error.text, error.hint) from None
 
 
 def _read_approval(store: Store, identity: Identity, note: Note) -> list[str]:
-    campaign = store.campaign(_hex(note, "contract", 32))
+    campaign = _known(store, note)
     signature = _hex(note, "signature", 64)
     _check_signer(store, campaign.contract, note, signature)
     if note.sender in store.signatures(campaign.hash):
@@ -405,7 +442,7 @@ def _read_cancellation(store: Store, identity: Identity, note: Note) -> list[str
 
 
 def _read_end(store: Store, note: Note, state: str) -> list[str]:
-    campaign = store.campaign(_hex(note, "contract", 32))
+    campaign = _known(store, note)
     campaign.contract.party(note.sender)
     reason = _reason(note)
     if not store.set_state(campaign.hash, state, reason, note.sender):

@@ -28,7 +28,7 @@ from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
 from tidegate.wire import receipt
 from tidegate.wire.line import dial_async, explain, plain
-from tidegate.wire.relay_pb2 import Commit, Ended, FromNode, Held, Here, Start, ToNode
+from tidegate.wire.relay_pb2 import CampaignState, Commit, Ended, FromNode, Held, Here, Start, ToNode
 from tidegate.wire.relay_pb2_grpc import RelayStub
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ from .store import FINAL, Campaign, Store
 
 RETRY_S = (0.5, 5.0)
 STOP_WORKER_S = 5.0
+# A line that broke without a word is noticed at the coordinator within this time; until then our place is taken.
+PLACE_TAKEN_S = 40.0
+# A command that signs tells the coordinator first and notes it here at once afterwards.
+SIGNED_WITHIN_S = 5.0
 Log = Callable[[str], None]
 
 
@@ -55,6 +59,8 @@ class Node:
     workers: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
     outgoing: asyncio.Queue[FromNode] = field(default_factory=asyncio.Queue)
     renewals: int = 0
+    # Set when what a worker's task did could not be kept: the node ends with that error.
+    broken: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 def run(home: Home, log: Log) -> int:
@@ -64,8 +70,7 @@ def run(home: Home, log: Log) -> int:
     store = Store(home.store_db)
     with _only_one(home):
         clean_up(home, store)
-        node = Node(home, store, log, home.name())
-        return asyncio.run(_until_stopped(node))
+        return asyncio.run(_until_stopped(home, store, log))
 
 
 @contextlib.contextmanager
@@ -94,32 +99,36 @@ def clean_up(home: Home, store: Store) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _until_stopped(node: Node) -> int:
+async def _until_stopped(home: Home, store: Store, log: Log) -> int:
+    """Attends until a signal comes; the exit status. Raises what makes it impossible to go on."""
+    node = Node(home, store, log, home.name())
     loop, attending = asyncio.get_running_loop(), asyncio.create_task(_attend_for_ever(node))
-    status = 0
+    told: asyncio.Future[int] = loop.create_future()
 
-    def stop(with_status: int) -> None:
-        nonlocal status
-        status = with_status
-        attending.cancel()
+    def stop(status: int) -> None:
+        if not told.done():
+            told.set_result(status)
 
     loop.add_signal_handler(signal.SIGINT, stop, 130)
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
+    ends: set[asyncio.Future[Any]] = {told, attending, node.broken}
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await attending
-        return status
+        ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ended - {told}:
+            end.result()
+        return told.result()
     finally:
+        attending.cancel()
         for task in node.workers.values():
             task.cancel()
-        await asyncio.gather(*node.workers.values(), return_exceptions=True)
+        await asyncio.gather(attending, *node.workers.values(), return_exceptions=True)
         node.log("Stopped. Nothing is lost: campaigns go on when the node is started again with `tidegate party up`.")
 
 
 async def _attend_for_ever(node: Node) -> None:
     """Keeps the line to the coordinator; when it breaks, tries again with growing, jittered pauses."""
     endpoint = node.home.coordinator()
-    pause_s, told = RETRY_S[0], False
+    pause_s, told, taken_s = RETRY_S[0], False, 0.0
     while True:
         started = time.monotonic()
         try:
@@ -128,8 +137,14 @@ async def _attend_for_ever(node: Node) -> None:
             reason = "the coordinator closed the line"
         except grpc.aio.AioRpcError as error:
             why = explain(error, endpoint.address)
-            if not isinstance(why, CarrierError):
+            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                taken_s = taken_s or started
+                if time.monotonic() - taken_s > PLACE_TAKEN_S:
+                    raise why from None
+            elif not isinstance(why, CarrierError):
                 raise why from None
+            else:
+                taken_s = 0.0
             reason = why.text
         await _stop_workers(node)
         if time.monotonic() - started > RETRY_S[1]:
@@ -176,14 +191,12 @@ async def _tick(node: Node) -> None:
 
 
 def here(store: Store) -> Here:
-    """What this node holds of campaigns that are not over: prepared and committed runs with their receipts."""
+    """What this node holds, with receipts: every prepared run, and the committed ones of campaigns that go on."""
     held = []
     for campaign in store.campaigns():
-        if campaign.state in FINAL:
-            continue
         for run in store.runs(campaign.hash):
-            if run.state in ("prepared", "committed"):
-                committed = run.state == "committed"
+            committed = run.state == "committed"
+            if run.state == "prepared" or (committed and campaign.state not in FINAL):
                 held.append(
                     Held(contract=campaign.hash, step=run.step, run=run.run, receipt=run.receipt, committed=committed)
                 )
@@ -199,33 +212,51 @@ async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
     elif kind == "commit":
         commit(node, message.commit)
     elif kind == "state":
-        _note_state(node, message.state.contract, message.state.state, message.state.reason, message.state.by)
+        _note_state(node, message.state)
     elif kind == "mail":
         for line in await mail.collect(node.home, node.store, relay):
             node.log(line)
 
 
 async def _start(node: Node, relay: RelayAsyncStub, start: Start) -> None:
-    contract, step = bytes(start.contract), start.step
+    contract, step, run = bytes(start.contract), start.step, bytes(start.run)
     await _stop(node, contract, None, "the coordinator started the step again")
     # The last approval may still lie at the coordinator.
     for line in await mail.collect(node.home, node.store, relay):
         node.log(line)
+    await _until_signed_here(node, contract)
     try:
         campaign, order = admit(node, start)
     except TidegateError as error:
         described = describe(error)
         node.log(f"A run was refused: {error.text}")
-        _tell_ended(node, contract, step, bytes(start.run), described)
-        with contextlib.suppress(ConfigError):
-            node.store.set_state(contract, "waiting", _sentence(described))
+        if node.store.run(run) is None:
+            with contextlib.suppress(ConfigError):  # a contract that nobody here knows
+                name = node.store.campaign(contract).name
+                node.store.start_run(contract, step, run, start.attempt)
+                node.store.end_run(run, "failed", error=described["kind"], reason=_sentence(described))
+                node.store.add_event(contract, step, f"{name}: a run was refused: {_sentence(described)}")
+        _tell_ended(node, contract, step, run, described["kind"])
         return
-    node.store.start_run(contract, step, order.run, start.attempt)
+    node.store.start_run(contract, step, run, start.attempt)
     name = campaign.contract.steps[step].step
     again = f" (attempt {start.attempt})" if start.attempt > 1 else ""
     node.store.add_event(contract, step, f"{name} started{again}")
     node.log(f"{campaign.name}: {name} started{again}.")
-    node.workers[contract] = asyncio.create_task(_work(node, campaign, order))
+    task = node.workers[contract] = asyncio.create_task(_work(node, campaign, order))
+    task.add_done_callback(lambda done: _look_after(node, done))
+
+
+async def _until_signed_here(node: Node, contract: bytes) -> None:
+    """Waits a moment for our own signature: the command that signs may be about to note it."""
+    deadline = time.monotonic() + SIGNED_WITHIN_S
+    while node.name not in node.store.signatures(contract) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+
+
+def _look_after(node: Node, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None and not node.broken.done():
+        node.broken.set_exception(error)
 
 
 def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
@@ -253,7 +284,18 @@ def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
 
 async def _work(node: Node, campaign: Campaign, order: Order) -> None:
     """Runs a worker to its end and tells the coordinator how it went."""
-    outcome: dict[str, Any] = {}
+    try:
+        outcome = await _outcome(node, order)
+    except OSError as error:
+        outcome = {"error": describe(error)}
+    if "prepared" in outcome:
+        _prepared(node, order, outcome["prepared"])
+    else:
+        _failed(node, campaign, order, outcome["error"])
+
+
+async def _outcome(node: Node, order: Order) -> dict[str, Any]:
+    """A worker's last word. Its process is gone when this returns or is cancelled."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -264,12 +306,16 @@ async def _work(node: Node, campaign: Campaign, order: Order) -> None:
         stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
+    outcome: dict[str, Any] = {}
     try:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the worker was started without pipes")
-        process.stdin.write(order.to_json().encode() + b"\n")
-        await process.stdin.drain()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once, which its status tells
+            process.stdin.write(order.to_json().encode() + b"\n")
+            await process.stdin.drain()
         async for line in process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was killed in the middle of a word
             said = json.loads(line)
             if "progress" in said:
                 node.store.add_event(order.contract, order.step, said["progress"])
@@ -281,18 +327,15 @@ async def _work(node: Node, campaign: Campaign, order: Order) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    if "prepared" in outcome:
-        _prepared(node, campaign, order, outcome["prepared"])
-        return
     died = {
         "kind": "carrier",
         "text": f"the worker was ended by the system (status {process.returncode})",
         "hint": "the step starts again by itself; if it happens again, see the system's log",
     }
-    _failed(node, campaign, order, outcome.get("error", died))
+    return outcome or {"error": died}
 
 
-def _prepared(node: Node, campaign: Campaign, order: Order, outcome: dict[str, Any]) -> None:
+def _prepared(node: Node, order: Order, outcome: dict[str, Any]) -> None:
     made = bytes.fromhex(outcome["receipt"])
     figures = {name: outcome[name] for name in ("seconds", "sent", "received")}
     node.store.end_run(order.run, "prepared", receipt=made, **figures)
@@ -306,13 +349,24 @@ def _failed(node: Node, campaign: Campaign, order: Order, error: dict[str, str])
     step = campaign.contract.steps[order.step].step
     node.store.add_event(order.contract, order.step, f"{step} ended early: {_sentence(error)}")
     node.log(f"{campaign.name}: {step} ended early: {_sentence(error)}")
-    _tell_ended(node, order.contract, order.step, order.run, error)
+    _tell_ended(node, order.contract, order.step, order.run, error["kind"])
 
 
-def _tell_ended(node: Node, contract: bytes, step: int, run: bytes, error: dict[str, str]) -> None:
-    # The peer's people get the sentence for rules and settings; of anything else only the kind.
-    told = error["text"] if error["kind"] in ("policy", "disagreement", "config", "peer", "person") else ""
-    ended = Ended(contract=contract, step=step, run=run, prepared=False, error=error["kind"], reason=told)
+# What the coordinator is told and shows. Sentences may name columns and sizes, which are none of its business: the
+# other party got ours over the sealed line.
+_TOLD = {
+    "policy": "a rule forbids it",
+    "config": "a setting or a file stands in the way",
+    "disagreement": "the parties disagree",
+    "person": "somebody there has to do something first",
+    "peer": "the other party left the protocol",
+    "internal": "a defect",
+    "carrier": "the line broke",
+}
+
+
+def _tell_ended(node: Node, contract: bytes, step: int, run: bytes, kind: str) -> None:
+    ended = Ended(contract=contract, step=step, run=run, prepared=False, error=kind, reason=_TOLD[kind])
     node.outgoing.put_nowait(FromNode(ended=ended))
 
 
@@ -329,26 +383,26 @@ async def _stop(node: Node, contract: bytes, run: bytes | None, reason: str) -> 
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=STOP_WORKER_S)
-        # A prepared run may still be committed: it is given up only for a new run of its step.
-        if known.state == "started" or run is None:
-            node.store.end_run(known.run, "failed", error="carrier", reason=reason)
-            shutil.rmtree(node.home.staging(known.run), ignore_errors=True)
-            if reason:
-                node.store.add_event(contract, known.step, reason)
+        # Also a prepared run: the coordinator says so only of one that nobody was or will be told to commit.
+        if node.store.end_run(known.run, "failed", error="carrier", reason=reason):
+            step = node.store.campaign(contract).contract.steps[known.step].step
+            node.store.add_event(contract, known.step, f"{step} ended early: {reason or 'it was stopped'}")
+        shutil.rmtree(node.home.staging(known.run), ignore_errors=True)
 
 
 async def _stop_workers(node: Node) -> None:
     for contract in list(node.workers):
         for known in node.store.runs(contract):
             if known.state == "started":
-                await _stop(node, contract, known.run, "the line to the coordinator broke")
+                reason = "the line to the coordinator broke. Hint: the step starts again when the coordinator is back"
+                await _stop(node, contract, known.run, reason)
 
 
 def commit(node: Node, message: Commit) -> None:
     """Moves a staged result to its place once every party's receipt says that it holds the same transcript."""
     contract, run = bytes(message.contract), bytes(message.run)
     known = node.store.run(run)
-    if known is None or known.contract != contract or known.state not in ("prepared", "committed"):
+    if known is None or known.contract != contract or known.state != "prepared":
         return
     campaign = node.store.campaign(contract)
     mine = receipt.verify(known.receipt, node.home.load_identity().public, contract, known.step, run)
@@ -358,7 +412,17 @@ def commit(node: Node, message: Commit) -> None:
             node.log(f"{campaign.name}: a commit without the receipt of {party.name} was ignored.")
             return
     step = campaign.contract.steps[known.step].step
-    place(node.home.staging(run), node.home.results(campaign.short, step), run)
+    if node.store.committed_run(contract, known.step) is not None:
+        node.log(f"{campaign.name}: a second commit of {step} was ignored.")
+        return
+    try:
+        place(node.home.staging(run), node.home.results(campaign.short, step), run)
+    except ConfigError as error:
+        described = describe(error)
+        node.store.end_run(run, "failed", error=described["kind"], reason=_sentence(described))
+        node.log(f"{campaign.name}: {error.text}")
+        _tell_ended(node, contract, known.step, run, described["kind"])
+        return
     if node.store.end_run(run, "committed"):
         node.store.add_event(contract, known.step, f"{step} done")
         node.log(f"{campaign.name}: {step} done in {known.seconds:.1f} s.")
@@ -374,34 +438,33 @@ def _is_receipt(item: bytes, public: bytes, contract: bytes, step: int, run: byt
 def place(staged: Path, results: Path, run: bytes) -> None:
     """Renames the staged folder into place; done before, it does nothing (a crash between the rename and the note)."""
     if not staged.is_dir():
-        facts = json.loads((results / "facts.json").read_text())
-        if facts["run"] != run.hex():
-            raise ConfigError(f"the staged result of run {run.hex()} is gone", "propose the campaign again")
+        if not _is_result_of(results, run):
+            raise ConfigError("the staged result is gone: somebody deleted it", "propose the campaign again")
         return
     results.parent.mkdir(parents=True, exist_ok=True)
     if results.is_dir():
         shutil.rmtree(results)
     staged.rename(results)
-    descriptor = os.open(results.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for folder in (results.parent, results.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def _note_state(node: Node, contract: bytes, state: str, reason: str, by: str) -> None:
-    """Notes what the coordinator says of a campaign; `done` only if every step is committed here."""
+def _is_result_of(results: Path, run: bytes) -> bool:
     try:
-        campaign = node.store.campaign(contract)
-        if state == "done" and not all(
-            node.store.committed_run(contract, index) for index in range(len(campaign.contract.steps))
-        ):
-            return
-        if state == "failed" and by == node.name:
-            # Our own worker said it better, with a hint.
-            own = [run.reason for run in node.store.runs(contract) if run.state == "failed"]
-            reason = own[-1] if own else reason
-        if node.store.set_state(contract, state, plain(reason), plain(by)) and state in FINAL:
-            node.log(f"{campaign.name}: {state}{f' ({plain(reason)})' if reason else ''}.")
-    except (ConfigError, ValueError):
+        return bool(json.loads((results / "facts.json").read_text())["run"] == run.hex())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _note_state(node: Node, state: CampaignState) -> None:
+    before = {campaign.hash: campaign.state for campaign in node.store.campaigns()}.get(state.contract)
+    mail.note_state(node.store, state)
+    if before is None or before in FINAL:
         return
+    campaign = node.store.campaign(bytes(state.contract))
+    if campaign.state in FINAL:
+        node.log(f"{campaign.name}: {campaign.state}{f' ({campaign.reason})' if campaign.reason else ''}.")

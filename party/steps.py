@@ -125,7 +125,7 @@ async def _match(job: Job, channel: Channel) -> Facts:
         max_rows=job.contract.party(job.peer).data.rows,
         randomness=job.randomness,
     )
-    alignment.rows.astype("<i8").tofile(job.staging / "rows.i64")
+    (job.staging / "rows.i64").write_bytes(alignment.rows.astype("<i8").tobytes())
     mine, theirs = job.contract.party(job.party).data.rows, job.contract.party(job.peer).data.rows
     return {
         "brand_rows": mine if job.role == "brand" else theirs,
@@ -288,7 +288,7 @@ async def _train_brand(job: Job, channel: Channel) -> Facts:
             "holdout_labels": labels.y[held_out].tolist(),
         }
     _write_json(job.staging / "model.json", model)
-    (train.astype(np.uint8) + 2 * held_out.astype(np.uint8)).tofile(job.staging / "split.u8")
+    (job.staging / "split.u8").write_bytes((train.astype(np.uint8) + 2 * held_out.astype(np.uint8)).tobytes())
     facts = quality.compare(labels.y[held_out], score)
     names = list(recipe.names)
     return {

@@ -6,6 +6,7 @@ Contracts are named by their 32-byte hash, runs by their 16 bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tidegate.protocols.channel import ConfigError, PolicyError, TidegateError
+from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError, TidegateError
 from tidegate.wire.contract import Contract
 
 from .audit import START, Entry, link, verify
@@ -213,7 +214,12 @@ class Campaign:
 
     @property
     def contract(self) -> Contract:
-        """Read anew from its bytes. DisagreementError when this version cannot read it."""
+        """Read anew from its bytes. DisagreementError when this version cannot read it, or they were changed."""
+        if hashlib.sha256(self.contract_bytes).digest() != self.hash:
+            raise DisagreementError(
+                f"the contract of {self.name} in the store is not the one that was signed",
+                "somebody changed store.db: restore it from a backup, or have the campaign proposed again",
+            )
         return Contract.from_bytes(self.contract_bytes)
 
 

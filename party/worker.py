@@ -33,6 +33,7 @@ from .store import PersonError, Store
 
 MEMORY_LIMIT_BYTES = 16 * 2**30
 
+
 def main() -> int:
     # Results are for their owner, whatever the shell that started the node allows to others.
     os.umask(0o077)
@@ -130,13 +131,13 @@ async def attempt(order: Order) -> dict[str, Any]:
 def public_reason(error: BaseException) -> str:
     """What the peer's people are told: our own sentences about rules and settings, else only the kind of failure."""
     if isinstance(error, (PolicyError, DisagreementError, PeerError)):
-        return error.text
+        return f"{error.text} ({error.hint})" if error.hint else error.text
     return f"its worker ended with a {describe(error)['kind']} error"
 
 
 def flush(folder: Path) -> None:
     """Every file of the folder, and the folder, on disk before anybody is told that the result is there."""
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.iterdir(), folder, folder.parent):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
