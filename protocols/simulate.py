@@ -1,12 +1,13 @@
 """Plays the roles of a protocol in one process: for scripts, notebooks and tests.
 
-    brand_view, media_view = simulate(lambda ch: receiver(ch, ...), lambda ch: sender(ch, ...))
+brand_view, media_view = simulate(lambda ch: receiver(ch, ...), lambda ch: sender(ch, ...))
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from .channel import CarrierError, Channel, M, Message, PeerError
@@ -51,9 +52,7 @@ def memory_line(depth: int = 16) -> tuple[MemoryChannel, MemoryChannel]:
     return MemoryChannel(forth, back), MemoryChannel(back, forth)
 
 
-async def play(
-    first: Callable[[Channel], Awaitable[A]], second: Callable[[Channel], Awaitable[B]]
-) -> tuple[A, B]:
+async def play(first: Callable[[Channel], Awaitable[A]], second: Callable[[Channel], Awaitable[B]]) -> tuple[A, B]:
     """Runs two roles against each other and gives both results; the first error ends both."""
     a, b = memory_line()
     async with asyncio.TaskGroup() as group:
@@ -70,7 +69,13 @@ async def _until_done(role: Callable[[Channel], Awaitable[A]], channel: MemoryCh
 
 
 def simulate(first: Callable[[Channel], Awaitable[A]], second: Callable[[Channel], Awaitable[B]]) -> tuple[A, B]:
-    """`play` for a script that has no event loop. Raises the error of the role that failed first."""
+    """`play` for scripts and notebooks. Raises the error of the role that failed first."""
+    # A notebook has an event loop in this thread already, so the roles get a thread of their own.
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(_run, first, second).result()
+
+
+def _run(first: Callable[[Channel], Awaitable[A]], second: Callable[[Channel], Awaitable[B]]) -> tuple[A, B]:
     try:
         return asyncio.run(play(first, second))
     except* Exception as group:
