@@ -235,8 +235,11 @@ class _Form:
             return str(int(value))
         if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
             return str(value)
-        if isinstance(value, str) and 0 < len(value) <= 256:
+        if isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable():
             return value
+        if isinstance(value, str) and not value.isprintable():
+            self.wrong(key, f"{what}, in printable characters", ascii(value[:80]), "contracts are read on screens")
+            return ""
         self.wrong(key, what, "nothing" if value is None else _shown(value))
         return ""
 

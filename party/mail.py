@@ -211,7 +211,15 @@ async def _approve_standing(home: Home, store: Store, relay: RelayAsyncStub) -> 
         if campaign.state != "signing" or home.name() in store.signatures(campaign.hash):
             continue
         if policy.is_auto_approved(home, store, campaign, time.time()):
-            await approve(home, store, relay, campaign)
+            try:
+                await approve(home, store, relay, campaign)
+            except grpc.aio.AioRpcError as error:
+                why = explain(error, home.coordinator().address)
+                if isinstance(why, CarrierError):
+                    raise
+                # Its proposer may have filed nothing there, or cancelled: no reason to stop reading letters.
+                lines.append(f"{campaign.name} ({campaign.short}) could not be approved: {why.text}")
+                continue
             store.audit("approved by the standing policy", campaign.hash)
             lines.append(f"{campaign.name} ({campaign.short}) was approved by the standing policy in policy.toml")
     return lines
@@ -228,7 +236,7 @@ async def look(home: Home, store: Store, relay: RelayAsyncStub) -> dict[bytes, C
 def note_state(store: Store, state: CampaignState) -> None:
     """Keeps what the coordinator says of a campaign that is known here; `done` only if every step is committed here."""
     known = [campaign for campaign in store.campaigns() if campaign.hash == state.contract]
-    if not known or state.state not in STATES:
+    if not known or known[0].state in FINAL or state.state not in STATES:
         return
     if state.state == "done":
         steps = len(known[0].contract.steps)

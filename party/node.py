@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 
 from . import mail, policy
 from .config import Home
-from .order import Order, describe
+from .order import Order, describe, is_result_of
 from .store import FINAL, Campaign, Store
 
 RETRY_S = (0.5, 5.0)
 STOP_WORKER_S = 5.0
 # A line that broke without a word is noticed at the coordinator within this time; until then our place is taken.
 PLACE_TAKEN_S = 40.0
+# When the other side stops, its worker says why over the sealed line: so long ours may take to read it.
+LAST_WORDS_S = 2.0
 # A command that signs tells the coordinator first and notes it here at once afterwards.
 SIGNED_WITHIN_S = 5.0
 Log = Callable[[str], None]
@@ -181,9 +183,18 @@ async def _said(node: Node) -> AsyncIterator[FromNode]:
 
 
 async def _tick(node: Node) -> None:
-    """Looks now and then whether a person agreed to further attempts of a step, and tells the coordinator."""
+    """Looks now and then at what people decided here: further attempts of a step, or that a campaign is over.
+
+    Whoever cancels need not rely on the coordinator to pass it on: the worker of a campaign that is over here ends.
+    """
     while True:
         await asyncio.sleep(1)
+        for contract, task in list(node.workers.items()):
+            if not task.done() and (campaign := node.store.campaign(contract)).state in FINAL:
+                for known in node.store.runs(contract):
+                    if known.state == "started":
+                        await _stop(node, contract, known.run, f"the campaign is over here: {campaign.state}")
+                        _tell_ended(node, contract, known.step, known.run, "config")
         renewals = node.store.renewals()
         if renewals != node.renewals:
             node.renewals = renewals
@@ -208,6 +219,8 @@ async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
     if kind == "start":
         await _start(node, relay, message.start)
     elif kind == "stop":
+        if (task := node.workers.get(bytes(message.stop.contract))) is not None:
+            await asyncio.wait({task}, timeout=LAST_WORDS_S)
         await _stop(node, message.stop.contract, message.stop.run, plain(message.stop.reason))
     elif kind == "commit":
         commit(node, message.commit)
@@ -298,6 +311,7 @@ async def _outcome(node: Node, order: Order) -> dict[str, Any]:
     """A worker's last word. Its process is gone when this returns or is cancelled."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # modules come from the installation, never from the folder that the node was started in
         "-m",
         "tidegate.party.worker",
         stdin=asyncio.subprocess.PIPE,
@@ -438,7 +452,7 @@ def _is_receipt(item: bytes, public: bytes, contract: bytes, step: int, run: byt
 def place(staged: Path, results: Path, run: bytes) -> None:
     """Renames the staged folder into place; done before, it does nothing (a crash between the rename and the note)."""
     if not staged.is_dir():
-        if not _is_result_of(results, run):
+        if not is_result_of(results, run.hex()):
             raise ConfigError("the staged result is gone: somebody deleted it", "propose the campaign again")
         return
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -451,13 +465,6 @@ def place(staged: Path, results: Path, run: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _is_result_of(results: Path, run: bytes) -> bool:
-    try:
-        return bool(json.loads((results / "facts.json").read_text())["run"] == run.hex())
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _note_state(node: Node, state: CampaignState) -> None:

@@ -78,3 +78,11 @@ def describe(error: BaseException) -> dict[str, str]:
     place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else "?"
     text = f"the worker failed: {type(error).__name__} at {place}"
     return {"kind": "internal", "text": text, "hint": "please report this with the version and these words"}
+
+
+def is_result_of(results: Path, run: str) -> bool:
+    """Whether the folder of a step holds the result of this run (hex)."""
+    try:
+        return bool(json.loads((results / "facts.json").read_text())["run"] == run)
+    except (OSError, ValueError, KeyError):
+        return False

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,8 @@ class Dataset:
     region: str
     duplicates: str
     rows: int
-    digest: str
-    salt: bytes
+    digest: str = field(repr=False)
+    salt: bytes = field(repr=False)
     commitment: str
     columns: list[dict[str, Any]]
     added_s: int
@@ -279,7 +279,11 @@ class Store:
     def __init__(self, path: Path, now_s: Callable[[], float] = time.time) -> None:
         self.path, self._now_s = path, now_s
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its side files the same rights
+            # SQLite gives its side files the same rights. A file that is there is not opened: closing it would drop every
+            # lock that SQLite holds on it in this process, and another process could then write in between.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            pass
         except OSError as error:
             raise self._unusable(error.strerror) from None
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
@@ -449,8 +453,14 @@ class Store:
         """Keeps a contract in state `signing`; False if it was known already."""
         now_s = self._time_s()
         with self._write() as db:
-            if db.execute(sa.select(_campaigns.c.hash).where(_campaigns.c.hash == contract.hash)).first():
+            known = [bytes(row.hash) for row in db.execute(sa.select(_campaigns.c.hash))]
+            if contract.hash in known:
                 return False
+            # Folders have the first digits of a contract's hash, and a proposer can search for two that share them.
+            if any(other.hex().startswith(contract.short) for other in known):
+                raise DisagreementError(
+                    f"the contract's number {contract.short} is that of another campaign", "have it proposed again"
+                )
             number = db.execute(sa.select(sa.func.coalesce(sa.func.max(_campaigns.c.number), 0))).scalar_one() + 1
             db.execute(
                 _campaigns.insert().values(
@@ -484,14 +494,18 @@ class Store:
         if isinstance(ref, bytes):
             found = [row for row in rows if row.hash == ref]
         else:
-            found = [row for row in rows if row.name == ref][:1]
-            if not found and len(ref) >= 6:
-                found = [row for row in rows if row.hash.hex().startswith(ref.lower())]
+            named = [row for row in rows if row.name == ref]
+            still_open = [row for row in named if row.state not in FINAL]
+            # Partners choose names: a second one may be meant to be taken for the first, or for another's number.
+            found = still_open if len(still_open) > 1 else named[:1]
+            if len(ref) >= 6:
+                found += [row for row in rows if row.hash.hex().startswith(ref.lower()) and row not in found]
         if not found:
             shown = ref.hex()[:12] if isinstance(ref, bytes) else ref
             raise ConfigError(f"no campaign {shown!r} is known here", "`tidegate party campaigns` lists them")
         if len(found) > 1:
-            raise ConfigError(f"{ref!r} begins the number of {len(found)} campaigns", "give more digits")
+            numbers = ", ".join(row.hash.hex()[:16] for row in found)
+            raise ConfigError(f"{ref!r} may be any of {len(found)} campaigns", f"give one's number: {numbers}")
         return _campaign(found[0])
 
     def set_state(self, contract: bytes, state: str, reason: str = "", by: str = "") -> bool:

@@ -26,7 +26,7 @@ from tidegate.wire.session import open_session
 
 from .data import table
 from .noise import discrete_gaussian
-from .order import Order, describe
+from .order import Order, describe, is_result_of
 from .progress import Progress
 from .steps import Job, play
 from .store import PersonError, Store
@@ -74,6 +74,12 @@ async def attempt(order: Order) -> dict[str, Any]:
             f"the file of data set {registered.name} is no longer the one that the contract names",
             "put the file back as it was, then start the node again",
         )
+    for name, run in order.earlier.items():
+        if not is_result_of(home.results(contract.short, name), run):
+            raise PersonError(
+                f"the result of step {name} here is not the one that the parties agreed on",
+                "restore the folder campaigns from a backup, then start the node again",
+            )
     rows = table.read(registered.path)
 
     def charge(kind: str, amount: int, limit: int) -> None:

@@ -22,6 +22,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROLES = ("brand", "media")
 KEY_KINDS = ("email", "phone", "device", "text")
 MAX_CONTRACT_BYTES = 512 * 1024
+LATEST_S = 253_402_300_799  # the last second of the year 9999, after which no calendar can show it
 _PROPOSE_AGAIN = "ask the proposer to propose it again"
 
 
@@ -135,9 +136,10 @@ class Contract:
             raise DisagreementError(f"a contract has at most {MAX_CONTRACT_BYTES} bytes, this one {len(data)}")
         try:
             contract = _contract(json.loads(data))
+            canonical = contract.to_bytes()
         except (ValueError, RecursionError) as error:
             raise DisagreementError(f"the contract cannot be read: {error}", _PROPOSE_AGAIN) from None
-        if contract.to_bytes() != data:
+        if canonical != data:
             raise DisagreementError("the contract is not in canonical form (RFC 8785)", _PROPOSE_AGAIN)
         return contract
 
@@ -162,6 +164,9 @@ def _object(value: Any, where: str, cls: type) -> dict[str, Any]:
 def _text(value: Any, where: str, pattern: re.Pattern[str] | None = None, longest: int = 256) -> str:
     if not isinstance(value, str) or len(value) > longest or (pattern is not None and not pattern.fullmatch(value)):
         raise _BadError(f"{where}: expected {'a name' if pattern else 'text'} of at most {longest} characters")
+    # People read a contract on a terminal before they sign it; nothing in it may move what they see.
+    if not value.isprintable():
+        raise _BadError(f"{where}: expected text of printable characters")
     return value
 
 
@@ -178,6 +183,7 @@ def _list(value: Any, where: str, shortest: int, longest: int) -> list[Any]:
 
 
 _HEX32 = re.compile(r"[0-9a-f]{64}")
+_SETTING = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def _texts(value: Any, where: str, longest: int) -> tuple[str, ...]:
@@ -217,6 +223,7 @@ def _step(value: Any, where: str) -> Step:
         raise _BadError(f"{where}.settings: expected an object")
     checked: dict[str, int | list[int]] = {}
     for name, setting in settings.items():
+        _text(name, f"{where}.settings", _SETTING)
         if isinstance(setting, list):
             items = _list(setting, f"{where}.settings.{name}", 1, 100)
             checked[name] = [_integer(item, f"{where}.settings.{name}", 0, 2**53 - 1) for item in items]
@@ -249,8 +256,8 @@ def _contract(value: Any) -> Contract:
         software=_text(raw["software"], "software", longest=32),
         campaign=_text(raw["campaign"], "campaign", NAME),
         nonce=_text(raw["nonce"], "nonce", re.compile(r"[0-9a-f]{32}")),
-        created_s=_integer(raw["created_s"], "created_s", 0, 2**40),
-        expires_s=_integer(raw["expires_s"], "expires_s", 0, 2**40),
+        created_s=_integer(raw["created_s"], "created_s", 0, LATEST_S),
+        expires_s=_integer(raw["expires_s"], "expires_s", 0, LATEST_S),
         parties=parties,
         keys=keys,
         label=Label(_text(label["column"], "label.column"), _text(label["positive"], "label.positive")),
