@@ -111,7 +111,11 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its side files the same rights
+            # SQLite gives its side files the same rights. A file that is there is not opened: closing it would drop
+            # every lock that SQLite holds on it in this process, and another process could write in between.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            pass
         except OSError as error:
             raise ConfigError(f"cannot open {path}: {error.strerror}", "check the rights of the folder") from None
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
@@ -186,11 +190,15 @@ class Store:
     # Letters
 
     def post(self, letters: Iterable[Letter], most_waiting: int) -> str:
-        """Keeps all of them or none. The name of a recipient whose box is full, or an empty string."""
+        """Keeps all of them or none. The name of a recipient for whom too many of one sender's wait, or nothing.
+
+        Counted by sender, so that none can shut a recipient's box to the others.
+        """
         with self._writing() as connection:
             for letter in letters:
                 kept = connection.execute(insert(_LETTERS).values(vars(letter)).on_conflict_do_nothing(["id"]))
-                waiting = sa.select(sa.func.count()).where(_LETTERS.c.recipient == letter.recipient)
+                between = (_LETTERS.c.recipient == letter.recipient) & (_LETTERS.c.sender == letter.sender)
+                waiting = sa.select(sa.func.count()).where(between)
                 if kept.rowcount and connection.execute(waiting).scalar_one() > most_waiting:
                     connection.rollback()
                     return letter.recipient

@@ -279,8 +279,8 @@ class Store:
     def __init__(self, path: Path, now_s: Callable[[], float] = time.time) -> None:
         self.path, self._now_s = path, now_s
         try:
-            # SQLite gives its side files the same rights. A file that is there is not opened: closing it would drop every
-            # lock that SQLite holds on it in this process, and another process could then write in between.
+            # SQLite gives its side files the same rights. A file that is there is not opened: closing it would drop
+            # every lock that SQLite holds on it in this process, and another process could write in between.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             pass

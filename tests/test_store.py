@@ -233,3 +233,13 @@ def test_an_entry_keeps_no_more_than_it_was_given(store: Store) -> None:
     entry = store.audit_trail()[0]
     assert isinstance(entry, Entry)
     assert (entry.event, entry.contract, entry.detail) == ("run started", CONTRACT.hex(), {"step": 1})
+
+
+def test_a_second_store_in_the_same_process_leaves_the_locks_of_the_first(tmp_path: Path) -> None:
+    first = Store(tmp_path / "store.db")
+    first.campaigns()
+    inode = f":{(tmp_path / 'store.db').stat().st_ino} "
+    assert inode in Path("/proc/locks").read_text()
+    Store(tmp_path / "store.db").close()
+    assert inode in Path("/proc/locks").read_text()
+    first.close()
