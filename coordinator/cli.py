@@ -170,7 +170,8 @@ def parties(context: typer.Context) -> None:
     now_s, joined = time.time(), store.members()
     for member in joined:
         here = Text("here", "green") if member.here and is_up else Text("away", "dim")
-        table.add_row(member.party, here, member.software, _when(member.joined_s), _when(member.seen_s))
+        # As text: what a member calls its software could read as markup.
+        table.add_row(member.party, here, Text(member.software), _when(member.joined_s), _when(member.seen_s))
     for party, expires_s in store.open_invites():
         good = now_s < expires_s
         state = Text(f"invited, until {_when(expires_s)}" if good else "its invite has expired", "yellow")

@@ -229,7 +229,7 @@ class Coordinator(RelayServicer):
             letters = [self._checked_letter(party, letter) for letter in request.letters]
             full = self._keep(lambda: self.store.post(letters, MAX_WAITING_LETTERS))
             if full:
-                text = f"{MAX_WAITING_LETTERS} letters wait for {full}: no more are taken until its node collects them"
+                text = f"{MAX_WAITING_LETTERS} letters from {party} wait for {full}: no more before it collects them"
                 raise RefusedError("RESOURCE_EXHAUSTED", text)
             for recipient in dict.fromkeys(letter.recipient for letter in letters):
                 self._tell(recipient, pb.ToNode(mail=pb.Mail()))

@@ -283,7 +283,7 @@ def test_letters_wait_until_their_recipient_keeps_them_also_over_a_restart(tmp_p
 
 def test_letters_are_from_the_caller_to_a_member_and_of_bounded_size_and_number(tmp_path: Path) -> None:
     async def scenario(coordinator: Running) -> None:
-        brand, _ = await two_parties(coordinator)
+        brand, media = await two_parties(coordinator)
         for bad, status, text in (
             (letter("media", "brand"), Status.PERMISSION_DENIED, "posted by brand is from brand"),
             (letter("brand", "stranger"), Status.NOT_FOUND, "stranger has not joined"),
@@ -294,8 +294,10 @@ def test_letters_are_from_the_caller_to_a_member_and_of_bounded_size_and_number(
             async with refused(status, text):
                 await brand.relay.Post(pb.PostRequest(letters=[letter("brand", "media"), bad]))
         await brand.relay.Post(pb.PostRequest(letters=[letter("brand", "media") for _ in range(1000)]))
-        async with refused(Status.RESOURCE_EXHAUSTED, "1000 letters wait for media"):
+        async with refused(Status.RESOURCE_EXHAUSTED, "1000 letters from brand wait for media"):
             await brand.relay.Post(pb.PostRequest(letters=[letter("brand", "media")]))
+        # One sender cannot shut a box to the others.
+        await media.relay.Post(pb.PostRequest(letters=[letter("media", "media")]))
         await brand.relay.Post(pb.PostRequest(letters=[letter("brand", "brand")]))
 
     play(tmp_path, scenario)

@@ -11,11 +11,14 @@ refused here before it sees them.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,8 +148,18 @@ def _in_threads(work: Callable[[int, int], bytes], n: int) -> bytes:
         return b"".join(pool.map(lambda begin: work(begin, min(begin + _IN_ONE_TASK, n)), begins))
 
 
-def _sodium_multiply(elements: bytes, scalar: bytes) -> bytes:
+@functools.cache
+def _sodium() -> Any:
+    """libsodium by its wheel, which leaves a copy in the folder for temporary files at every import."""
     import rbcl
+
+    with contextlib.suppress(OSError):
+        os.unlink(importlib.import_module("rbcl._sodium").lib_path)  # noqa: PTH108 - as the wheel names it
+    return rbcl
+
+
+def _sodium_multiply(elements: bytes, scalar: bytes) -> bytes:
+    rbcl = _sodium()
 
     def work(begin: int, end: int) -> bytes:
         products = []
@@ -164,7 +177,7 @@ def _sodium_multiply(elements: bytes, scalar: bytes) -> bytes:
 
 
 def _sodium_hash_multiply(data: bytes, offsets: Offsets, dst: bytes, scalar: bytes) -> bytes:
-    import rbcl
+    rbcl = _sodium()
 
     dst_prime = dst + bytes([len(dst)])
     start = hashlib.sha512(bytes(128))
