@@ -96,9 +96,9 @@ def campaign_text(load: Load) -> str:
     """The campaign file of a measurement: the step, what it needs before it, and nothing else."""
     wanted = [*CATALOG[DEFAULT_PROTOCOL[load.step]].needs, load.step]
     steps = load.steps if load.step == "train" else 1
-    lookalike = 1 if load.step == "expand" else 0
+    lookalike = "lookalike_steps = 1\n" if load.step == "expand" else ""
     settings = {
-        "train": f"steps = {steps}\nlookalike_steps = {lookalike}\nl2 = 1\n",
+        "train": f"steps = {steps}\n{lookalike}l2 = 1\n",
         "expand": "sizes = [5, 10]\n",
     }
     keys = ", ".join(f'"{kind}"' for kind in load.keys)

@@ -189,7 +189,7 @@ def _run(app: typer.Typer, *arguments: str) -> str:
     width = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "200"
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             app(list(arguments), standalone_mode=False)
     except (SystemExit, typer.Exit) as ended:
         raise ConfigError(f"`{' '.join(arguments[2:4])}` ended early: {printed.getvalue().strip()}") from ended
