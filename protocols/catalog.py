@@ -68,7 +68,7 @@ _ENTRIES = (
                 "the model: its own weights, and the media's weights in a secret basis that only the media knows",
                 "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column "
                 "variances in the secret basis",
-                "the exact model score of each hold-out row (for the quality figures)",
+                "the exact score of each hold-out row by each model that is trained (for the quality figures)",
             ),
             "media": (
                 "which matched rows are in the training part and which are held out",
