@@ -85,7 +85,8 @@ def test_every_field_is_under_the_signature(path: tuple[Any, ...]) -> None:
     at = changed
     for part in path[:-1]:
         at = at[part]
-    at[path[-1]] = at[path[-1]] + 1 if isinstance(at[path[-1]], int) else at[path[-1]][:-1] + "0"
+    was = at[path[-1]]
+    at[path[-1]] = was + 1 if isinstance(was, int) else was[:-1] + ("1" if was.endswith("0") else "0")
     try:
         read = Contract.from_bytes(rfc8785.dumps(changed))
     except DisagreementError:
