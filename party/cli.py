@@ -123,10 +123,17 @@ def init(
 
 @party_app.command()
 def join(
-    ctx: typer.Context, invite: Annotated[str, typer.Argument(help="The line from `tidegate coordinator invite`.")]
+    ctx: typer.Context,
+    invite: Annotated[
+        str,
+        typer.Argument(help="The line from `tidegate coordinator invite`, or - to read it from standard input."),
+    ],
 ) -> None:
     """Join a coordinator with a single-use invite."""
     home: Home = ctx.obj
+    if invite == "-":
+        # What is typed as an argument, others on the same machine can see while the command runs.
+        invite = typer.get_text_stream("stdin").read(100_000)
     address = mail.join(home.require(), invite)
     with opened(ctx) as (_, store):
         store.audit("joined a coordinator", address=address)

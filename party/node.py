@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -68,6 +69,7 @@ class Node:
 def run(home: Home, log: Log) -> int:
     """Runs the node until it is stopped; the exit status. `log` gets one readable line per event."""
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory holds keys
     home.require()
     store = Store(home.store_db)
     with _only_one(home):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tidegate.protocols import catalog
 from tidegate.protocols.blind import insight, logistic, scoring
 from tidegate.protocols.blind.split import receive_split, send_split
-from tidegate.protocols.channel import Channel, ConfigError, M, Message, PolicyError
+from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, PolicyError
 from tidegate.protocols.ids import Identifiers, keep_first, normalise
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import match
@@ -176,8 +176,13 @@ def _held_out(job: Job, aligned: IntArray) -> NDArray[np.bool_]:
         texts = np.array(table.texts(job.rows, rule.column), dtype=object)[aligned]
         held_out: NDArray[np.bool_] = texts == rule.value
         return held_out
-    drawn = Randomness(job.contract.hash).integers(100, len(aligned))
-    return drawn < np.uint64(rule.percent)
+    return _drawn_out(job, len(aligned))
+
+
+def _drawn_out(job: Job, n: int) -> NDArray[np.bool_]:
+    """Which of n matched rows a contract holds out that names a share: both parties draw the same."""
+    drawn: NDArray[np.bool_] = Randomness(job.contract.hash).integers(100, n) < np.uint64(job.contract.holdout.percent)
+    return drawn
 
 
 async def _insight_brand(job: Job, channel: Channel) -> Facts:
@@ -305,6 +310,11 @@ async def _train_brand(job: Job, channel: Channel) -> Facts:
 async def _train_media(job: Job, channel: Channel) -> Facts:
     aligned = _aligned(job)
     train, held_out = await receive_split(channel, len(aligned))
+    if not job.contract.holdout.column:
+        # Held-out rows get exact scores, so the brand does not choose them; it may only leave out unlabelled ones.
+        drawn = _drawn_out(job, len(aligned))
+        if bool(np.any(held_out & ~drawn) or np.any(train & drawn)):
+            raise PeerError(f"{job.peer} does not hold out the rows that the contract draws")
     if int(train.sum()) < job.contract.guards.seeds:
         raise PolicyError(
             f"the training part has {int(train.sum())} rows, at least {job.contract.guards.seeds} are needed",
