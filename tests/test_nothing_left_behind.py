@@ -11,14 +11,12 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import re
 import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -204,7 +202,7 @@ class Watch:
                 self.seen[name].add((proc / name).read_bytes())
             if b"tidegate.party.worker" in (proc / "cmdline").read_bytes():
                 for descriptor in (proc / "fd").iterdir():
-                    self.seen["files"].add(os.readlink(descriptor).encode())
+                    self.seen["files"].add(str(descriptor.readlink()).encode())
                 self.seen["core"] |= {
                     line for line in (proc / "limits").read_bytes().splitlines() if line.startswith(b"Max core file")
                 }
@@ -269,7 +267,7 @@ def spellings(email: str, phone: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("canaries")
     data = folder / "data"
     data.mkdir()
@@ -297,7 +295,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         "media": loopback.DataSet("people", data / "media.parquet", keys, "US"),
     }
     private = {name: folder / name for name in ("home", "temporary")}
-    shared_before = set(os.listdir("/dev/shm"))  # noqa: S108 - looked at, not written to
+    shared_before = _shared_memory()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loopback, "Loopback", Recorded)
         for variable, place in zip(("HOME", "TMPDIR"), private.values(), strict=True):
@@ -312,7 +310,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
             watch = Watch(stage)
             _until_done(stage)
             watch.stop()
-    shared_memory = set(os.listdir("/dev/shm")) - shared_before  # noqa: S108
+    shared_memory = _shared_memory() - shared_before
     assert stage.proxy is not None
     stage.proxy.stop()
     leftovers = {name: [path for path in place.rglob("*") if path.is_file()] for name, place in private.items()}
@@ -321,7 +319,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     wire = b"\0".join(bytes(kept) for kept in stage.proxy.kept)
     heard = stage.heard.read_bytes()
     stage.heard.unlink()
-    yield Played(folder, stage, people, wire, heard, watch.seen, rare, leftovers, shared_memory)
+    return Played(folder, stage, people, wire, heard, watch.seen, rare, leftovers, shared_memory)
+
+
+def _shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("*")}  # noqa: S108 - looked at, not written to
 
 
 def _until_done(stage: loopback.Loopback) -> None:
@@ -476,8 +478,8 @@ def test_a_planted_canary_is_found_wherever_it_is(played: Played, tmp_path: Path
     noise = np.random.default_rng(9)
     value = float(people.values[17, 1])
     planted = {
-        "identifier": [needle for needle in text_needles(people.written_emails[17])],
-        "normalised": [needle for needle in text_needles(people.phones[17])],
+        "identifier": list(text_needles(people.written_emails[17])),
+        "normalised": list(text_needles(people.phones[17])),
         "hash": [hashlib.sha256(b"email\0" + people.emails[17].encode()).digest()],
         "number": [np.float64(value).tobytes(), repr(value).encode(), f"{value:.13f}".encode()],
         "neighbours": [people.values[17, :2].astype("f4").tobytes(), people.values[17:19, 1].astype("f4").tobytes()],
