@@ -161,11 +161,11 @@ async def _attend_for_ever(node: Node) -> None:
 
 
 async def _attend(node: Node, relay: RelayAsyncStub) -> None:
-    while not node.outgoing.empty():
-        node.outgoing.get_nowait()
+    # A new queue for each line: what still waits at the old one would take the first word of the new.
+    node.outgoing = asyncio.Queue()
     node.outgoing.put_nowait(FromNode(here=here(node.store)))
     node.renewals = node.store.renewals()
-    stream = relay.Attend(_said(node))
+    stream = relay.Attend(_said(node.outgoing))
     welcomed = False
     ticker = asyncio.create_task(_tick(node))
     try:
@@ -179,9 +179,9 @@ async def _attend(node: Node, relay: RelayAsyncStub) -> None:
         ticker.cancel()
 
 
-async def _said(node: Node) -> AsyncIterator[FromNode]:
+async def _said(outgoing: asyncio.Queue[FromNode]) -> AsyncIterator[FromNode]:
     while True:
-        yield await node.outgoing.get()
+        yield await outgoing.get()
 
 
 async def _tick(node: Node) -> None:
