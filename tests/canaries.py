@@ -79,8 +79,10 @@ class Needles:
 
     heads: dict[int, list[bytes]] = field(default_factory=dict)
     numbers: list[float] = field(default_factory=list)
+    _table: NDArray[np.bool_] | None = None
 
     def add(self, needles: Iterable[bytes]) -> None:
+        self._table = None
         for needle in needles:
             if len(needle) < 8:
                 raise ValueError(f"{needle!r} is too short to be told from chance")
@@ -104,13 +106,13 @@ class Needles:
 
     def within(self, haystack: bytes) -> set[bytes]:
         """The needles that the haystack holds."""
-        heads = np.fromiter(self.heads, np.uint64, len(self.heads))
-        table = np.zeros(1 << _TABLE_BITS, np.bool_)
-        table[_place(heads)] = True
+        if self._table is None:
+            self._table = np.zeros(1 << _TABLE_BITS, np.bool_)
+            self._table[_place(np.fromiter(self.heads, np.uint64, len(self.heads)))] = True
         found: set[bytes] = set()
         for start in range(min(8, max(0, len(haystack) - 7))):
             words = np.frombuffer(haystack, "<u8", (len(haystack) - start) // 8, start)
-            for i in np.flatnonzero(table[_place(words)]).tolist():
+            for i in np.flatnonzero(self._table[_place(words)]).tolist():
                 at = start + 8 * i
                 for needle in self.heads.get(int(words[i]), ()):
                     if haystack.startswith(needle, at):

@@ -229,9 +229,15 @@ class Played:
     rare: str
     leftovers: dict[str, list[Path]]
     shared_memory: set[str]
+    made: dict[tuple[str, ...], Needles] = field(default_factory=dict)
 
     def needles(self, *parties: str, without: str = "") -> Needles:
         """All of the parties' canaries, less the identifiers that people of `without` have in clear."""
+        if (*parties, without) not in self.made:
+            self.made[*parties, without] = self._needles(*parties, without=without)
+        return self.made[*parties, without]
+
+    def _needles(self, *parties: str, without: str) -> Needles:
         made = Needles()
         known = self.people[without] if without else None
         spared: set[str] = set()
@@ -367,7 +373,8 @@ def test_the_coordinator_sees_letters_and_frames_and_nothing_in_them(played: Pla
 
 def _words(haystack: bytes, word: bytes) -> list[bytes]:
     """Where a word stands among other text: five letters alone are met by chance in so many megabytes."""
-    return re.findall(rb"[ -~]{4}" + re.escape(word) + rb"[ -~]{4}", haystack)
+    around = [haystack[max(0, at.start() - 4) : at.end() + 4] for at in re.finditer(re.escape(word), haystack)]
+    return [found for found in around if found.isascii() and found.decode().isprintable()]
 
 
 def test_stores_logs_cards_and_the_coordinator_hold_nothing(played: Played) -> None:
