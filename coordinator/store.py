@@ -156,7 +156,10 @@ class Store:
         return [(row.party, row.expires_s) for row in self._rows(query.order_by(_INVITES.c.expires_s))]
 
     def use_invite(self, secret_hash: bytes, member: Member) -> bool:
-        """Adds or replaces the member and uses the invite up, both or neither. False: it was used already."""
+        """Adds or replaces the member and uses the invite up, both or neither. False: it was used already.
+
+        With it end the party's other invites that are out: whoever finds one must not take the member's place.
+        """
         values = vars(member)
         with self._writing() as connection:
             used = connection.execute(
@@ -166,6 +169,8 @@ class Store:
             )
             if used.rowcount != 1:
                 return False
+            others = (_INVITES.c.party == member.party) & _INVITES.c.used_s.is_(None)
+            connection.execute(_INVITES.update().where(others).values(used_s=member.joined_s))
             connection.execute(
                 insert(_MEMBERS).values(values).on_conflict_do_update(index_elements=["party"], set_=values)
             )

@@ -25,9 +25,11 @@ import pytest
 import rfc8785
 from typer.testing import CliRunner
 
-from tests.coordinator_fixture import prepare
+from tests.coordinator_fixture import invite, join_request, prepare
 from tests.two_parties import CAMPAIGN, Party, Town, make_party, make_town
+from tidegate.coordinator import members
 from tidegate.coordinator.cli import app as coordinator_app
+from tidegate.coordinator.refusal import RefusedError
 from tidegate.coordinator.store import Member
 from tidegate.coordinator.store import Store as CoordinatorStore
 from tidegate.party import campaign as campaign_file
@@ -57,7 +59,7 @@ from tidegate.wire import letter as wire_letter
 from tidegate.wire import receipt
 from tidegate.wire.contract import Contract, signed_bytes
 from tidegate.wire.identity import Identity
-from tidegate.wire.invite import Endpoint, Invite
+from tidegate.wire.invite import Endpoint, Invite, new_tls_key
 from tidegate.wire.letter import seal_letter
 from tidegate.wire.relay_pb2 import CampaignState, CollectReply, Commit, Letter, Signature, Start, Stop, ToNode
 from tidegate.wire.seal import Handshake, Terms
@@ -462,6 +464,19 @@ def test_what_a_member_calls_its_software_is_no_markup(tmp_path: Path) -> None:
     shown = CliRunner().invoke(coordinator_app, ["--home", str(home.path), "parties"])
     assert shown.exit_code == 0, shown.exception
     assert "0.1.[/][red]" in shown.output
+
+
+def test_an_older_invite_does_not_take_a_members_place(tmp_path: Path) -> None:
+    home = prepare(tmp_path / "coordinator")
+    first, second = invite(home, "brand"), invite(home, "brand")
+    store, authority = CoordinatorStore(home.store), members.Authority.load(home)
+    try:
+        members.join(store, authority, join_request(first, Identity.generate("brand"), new_tls_key()), int(time.time()))
+        thief = join_request(second, Identity.generate("brand"), new_tls_key())
+        with pytest.raises(RefusedError, match="used already"):
+            members.join(store, authority, thief, int(time.time()))
+    finally:
+        store.close()
 
 
 def test_a_standing_approval_that_fails_does_not_keep_other_letters_from_being_read(
