@@ -91,5 +91,5 @@ def test_each_party_holds_its_own_results_only(played: tuple[Path, str]) -> None
 
 def test_summary_says_what_a_marketer_wants_to_know(played: tuple[Path, str]) -> None:
     _, printed = played
-    for words in ("made up", "7,222", "your own columns", "AUC", "really good customers", "report.html"):
+    for words in ("made up", "7,222", "The AUC goes from", "95 % interval", "really good customers", "report.html"):
         assert words in " ".join(printed.replace("│", " ").split())
