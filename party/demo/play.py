@@ -39,6 +39,7 @@ from .loopback import PARTIES, DataSet, Loopback, is_over, loopback
 
 Facts = dict[str, Any]
 LONGEST_S = 1800.0
+LOOK_EVERY_S = 0.4  # the nodes want the cores for something better
 MARK = ".tidegate-demo"
 NOTE = (
     "CoIL 2000: 9,822 real customer records of a Dutch insurer (CC BY 4.0, doi:10.24432/C5630S), dealt to a brand "
@@ -190,7 +191,7 @@ def watch(stage: Loopback, name: str, console: Console) -> Campaign:
     stores = {party: Store(stage.home(party).store_db) for party in stage.names}
     deadline = time.monotonic() + LONGEST_S
     try:
-        with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
+        with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
             while True:
                 found = {party: store.campaign(name) for party, store in stores.items()}
                 shown = {
@@ -206,7 +207,7 @@ def watch(stage: Loopback, name: str, console: Console) -> Campaign:
                 stage.check_alive()
                 if time.monotonic() > deadline:
                     raise ConfigError(f"the campaign {name} did not end within {LONGEST_S / 60:.0f} minutes")
-                time.sleep(0.1)
+                time.sleep(LOOK_EVERY_S)
     finally:
         for store in stores.values():
             store.close()
