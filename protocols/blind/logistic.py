@@ -181,6 +181,14 @@ def factor_bits(rows: int) -> int:
     return min(10, (44 - FEATURE_BITS - math.ceil(math.log2(max(rows, 2)))) // 2)
 
 
+def gradient_noise(rows: int) -> float:
+    """Standard deviation of a component of the gradient: the factors' rounding, and the noise on every sum.
+
+    Rounding A_j, B_j, cosines and sines moves a residual by 0.75 units of the last place, in standard deviation.
+    """
+    return math.hypot(0.75 * math.sqrt(rows) / 2 ** factor_bits(rows), rows / 2**SUM_BITS / math.sqrt(3))
+
+
 def fit_alone(x: FloatArray, y: FloatArray, l2: float) -> BrandModel:
     """Logistic regression on the brand's own columns, by Newton's method: where the joint training starts."""
     ones = np.hstack([np.ones((len(x), 1)), x])
@@ -217,11 +225,17 @@ def _logit(p: float) -> float:
 
 
 class _Descent:
-    """L-BFGS, full steps, from a good inverse Hessian: exact for intercept and X_b, diagonal for whitened columns."""
+    """L-BFGS, full steps, from a good inverse Hessian: exact for intercept and X_b, diagonal for whitened columns.
 
-    def __init__(self, start: FloatArray, brand_inverse: FloatArray, media_diagonal: FloatArray) -> None:
+    `noise` is the standard deviation of a gradient's component. Near the optimum the difference of two gradients is
+    little else, and the curvature read from it would throw the model far off; such a pair is not used.
+    """
+
+    def __init__(
+        self, start: FloatArray, brand_inverse: FloatArray, media_diagonal: FloatArray, noise: float = 0.0
+    ) -> None:
         self.theta = start
-        self._brand_inverse, self._media_diagonal = brand_inverse, media_diagonal
+        self._brand_inverse, self._media_diagonal, self._noise = brand_inverse, media_diagonal, noise
         self._pairs: list[tuple[FloatArray, FloatArray]] = []
         self._last: tuple[FloatArray, FloatArray] | None = None
 
@@ -233,7 +247,9 @@ class _Descent:
         """Moves theta by what the gradient there, after those before it, calls for."""
         if self._last is not None:
             s, g = self.theta - self._last[0], gradient - self._last[1]
-            if float(s @ g) > 1e-12 * float(s @ s):
+            # The noise of g has the expected length noise sqrt(2 d); g itself must be well above it along s.
+            unsure = 2 * self._noise * math.sqrt(2 * len(s) * float(s @ s))
+            if float(s @ g) > max(unsure, 1e-12 * float(s @ s)):
                 self._pairs.append((s, g))
         self._last = (self.theta, gradient)
         q, coefficients = gradient.copy(), []
@@ -320,7 +336,8 @@ class _Blur:
     """Noise on every sum that leaves SUM_BITS meaningful bits: uniform over a 2^-16th of the range a sum can have."""
 
     def __init__(self, rows: int, bits: int, randomness: Randomness) -> None:
-        self._half = rows << (FEATURE_BITS + 2 * bits) >> SUM_BITS
+        """bits: how many of a summand, which is at most 1, stand behind the point."""
+        self._half = rows << bits >> SUM_BITS
         self._randomness = randomness
 
     def draw(self, value: int) -> int:
@@ -401,7 +418,8 @@ async def brand(
     theta = np.concatenate([[first.intercept], first.weights * own.scale, media_start])
     penalty = settings.l2 * np.concatenate([[0.0], own.scale**-2.0, 1 / scale])
     split = 1 + x.shape[1]
-    descent = _Descent(theta, *_inverse_hessian(own, theta[:split], penalty[:split], scale, settings.l2))
+    inverse, diagonal = _inverse_hessian(own, theta[:split], penalty[:split], scale, settings.l2)
+    descent = _Descent(theta, inverse, diagonal, gradient_noise(len(x)))
     series = sigmoid_series(_logit(float(y.mean())))
     for _ in range(settings.steps):
         sums = await _brand_step(channel, key, own, y, descent.theta, series, len(scale))
@@ -519,7 +537,7 @@ async def _media_step(
             async for upload in receive_uploads(channel, 1):
                 columns.add_column_sums(sums, number - 1, public.load(upload))
     mask_shares = np.concatenate(masks)
-    blur = _Blur(n, bits, randomness)
+    blur = _Blur(n, FEATURE_BITS + 2 * bits, randomness)
     own_masks = [masked_total(blur.draw(dot(column, mask_shares)), randomness) for column in columns.integers()]
     peer_masks = [masked_total(blur.draw(0), randomness) for _ in range(peer.columns)]
     await send_results(
@@ -529,4 +547,4 @@ async def _media_step(
             for sum_, mask in zip([*sums, *peer_sums], [*own_masks, *peer_masks], strict=True)
         ),
     )
-    await channel.send(ResidualSum(blur.draw(total(mask_shares)) % T))
+    await channel.send(ResidualSum(_Blur(n, 2 * bits, randomness).draw(total(mask_shares)) % T))
