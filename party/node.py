@@ -374,15 +374,16 @@ _TOLD = {
     "policy": "a rule forbids it",
     "config": "a setting or a file stands in the way",
     "disagreement": "the parties disagree",
-    "person": "somebody there has to do something first",
+    "person": "somebody at {name} has to do something first",
     "peer": "the other party left the protocol",
     "internal": "a defect",
-    "carrier": "the line broke",
+    "carrier": "the line between the workers broke",
 }
 
 
 def _tell_ended(node: Node, contract: bytes, step: int, run: bytes, kind: str) -> None:
-    ended = Ended(contract=contract, step=step, run=run, prepared=False, error=kind, reason=_TOLD[kind])
+    ended = Ended(contract=contract, step=step, run=run, prepared=False, error=kind)
+    ended.reason = _TOLD[kind].format(name=node.name)
     node.outgoing.put_nowait(FromNode(ended=ended))
 
 
