@@ -363,7 +363,9 @@ class Scheduler:
     def _decide(self, campaign: Campaign, run: Run, at: Moment) -> None:
         """The run has failed; everybody has said how, or has had the time to."""
         silent = [name for name in run.parties if name not in run.reports]
-        bad = [(name, report) for name, report in run.reports.items() if report.kind != "prepared"]
+        # In the parties' order, so that who is named does not depend on who was quicker to say so.
+        heard = [(name, run.reports[name]) for name in run.parties if name in run.reports]
+        bad = [(name, report) for name, report in heard if report.kind != "prepared"]
         bad += [(name, Report("lost", reason=f"{name}'s node did not say how the run ended")) for name in silent]
         party, worst = min(bad, key=lambda item: list(ENDINGS).index(item[1].kind))
         campaign.run = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 from . import mail, policy
 from .config import Home
-from .order import Order, describe, is_result_of
+from .order import Order, describe, is_result_of, outline
 from .store import FINAL, Campaign, Store
 
 RETRY_S = (0.5, 5.0)
@@ -368,22 +368,9 @@ def _failed(node: Node, campaign: Campaign, order: Order, error: dict[str, str])
     _tell_ended(node, order.contract, order.step, order.run, error["kind"])
 
 
-# What the coordinator is told and shows. Sentences may name columns and sizes, which are none of its business: the
-# other party got ours over the sealed line.
-_TOLD = {
-    "policy": "a rule forbids it",
-    "config": "a setting or a file stands in the way",
-    "disagreement": "the parties disagree",
-    "person": "somebody at {name} has to do something first",
-    "peer": "the other party left the protocol",
-    "internal": "a defect",
-    "carrier": "the line between the workers broke",
-}
-
-
 def _tell_ended(node: Node, contract: bytes, step: int, run: bytes, kind: str) -> None:
     ended = Ended(contract=contract, step=step, run=run, prepared=False, error=kind)
-    ended.reason = _TOLD[kind].format(name=node.name)
+    ended.reason = outline(kind, node.name)
     node.outgoing.put_nowait(FromNode(ended=ended))
 
 

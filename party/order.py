@@ -86,3 +86,21 @@ def is_result_of(results: Path, run: str) -> bool:
         return bool(json.loads((results / "facts.json").read_text())["run"] == run)
     except (OSError, ValueError, KeyError):
         return False
+
+
+_OUTLINES = {
+    "policy": "a rule forbids it",
+    "config": "a setting or a file stands in the way",
+    "disagreement": "the parties disagree",
+    "person": "somebody at {name} has to do something first",
+    "peer": "the other party left the protocol",
+    "internal": "a defect",
+    "carrier": "the line between the workers broke",
+}
+# After these a new run of the step may go well.
+PASSING = ("person", "internal", "carrier")
+
+
+def outline(kind: str, name: str) -> str:
+    """All that the coordinator is told of an error at party `name`: sentences may name columns and sizes."""
+    return _OUTLINES[kind].format(name=name)

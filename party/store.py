@@ -323,7 +323,12 @@ class Store:
                 raise
             raise self._unusable(error.orig) from None
 
-    def _unusable(self, why: object) -> ConfigError:
+    def _unusable(self, why: object) -> TidegateError:
+        if any(words in str(why) for words in ("disk is full", "disk I/O error", "No space left")):
+            return PersonError(
+                f"the disk takes no more: {self.path} cannot be written",
+                "free some space, then start the node again; nothing that was finished is lost",
+            )
         hint = "free some disk space, check who owns the file, and run `tidegate doctor`"
         return ConfigError(f"the store {self.path} cannot be used: {why}", hint)
 

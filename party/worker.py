@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate import __version__
-from tidegate.protocols.channel import CarrierError, DisagreementError, PeerError, PolicyError
+from tidegate.protocols.channel import DisagreementError, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire import receipt
 from tidegate.wire.line import open_line
@@ -26,7 +26,7 @@ from tidegate.wire.session import open_session
 
 from .data import table
 from .noise import discrete_gaussian
-from .order import Order, describe, is_result_of
+from .order import PASSING, Order, describe, is_result_of, outline
 from .progress import Progress
 from .steps import Job, play
 from .store import PersonError, Store
@@ -122,7 +122,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             facts = await play(job, session)
             digest = await session.finish()
         except Exception as error:
-            await session.abort(public_reason(error), again=isinstance(error, CarrierError))
+            await session.abort(public_reason(error, me.name), again=describe(error)["kind"] in PASSING)
             raise
     finally:
         await line.close()
@@ -134,11 +134,11 @@ async def attempt(order: Order) -> dict[str, Any]:
     return {"receipt": made.hex(), **figures}
 
 
-def public_reason(error: BaseException) -> str:
+def public_reason(error: BaseException, name: str) -> str:
     """What the peer's people are told: our own sentences about rules and settings, else only the kind of failure."""
     if isinstance(error, (PolicyError, DisagreementError, PeerError)):
         return f"{error.text} ({error.hint})" if error.hint else error.text
-    return f"its worker ended with a {describe(error)['kind']} error"
+    return outline(describe(error)["kind"], name)
 
 
 def flush(folder: Path) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from tidegate.party import quality
+from tidegate.party import quality, screen
 from tidegate.party.config import Home
 from tidegate.party.data import features, table
 from tidegate.party.demo.loopback import DataSet, Loopback, loopback, register, wait_for_port
@@ -256,6 +256,9 @@ class Town:
 
     def has_event(self, party: str, name: str, words: str) -> bool:
         return any(words in text for text in self.events(party, name))
+
+    def state_line(self, party: str, name: str) -> str:
+        return screen.state(self.stores[party], self.campaign(party, name))
 
     def until_over(self, name: str, state: str = "done", seconds: float = 90) -> None:
         """Waits until the campaign is over at both parties and checks how."""

@@ -103,7 +103,8 @@ def explain(error: grpc.RpcError, address: str) -> TidegateError:
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.OUT_OF_RANGE,
     ):
-        return DisagreementError(f"the coordinator refuses: {details}")
+        hint = "if you did not expect that, ask whoever runs the coordinator"
+        return DisagreementError(f"the coordinator refuses: {details}", hint)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return DisagreementError(
             "the coordinator does not know this call", "do both sides run the same version of tidegate?"
