@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import resource
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.coordinator_fixture import invite
-from tests.real_parties import NAMES, PAPER, SHOP, Town, campaign_text, is_alive, town, until, write_tables
+from tests.real_parties import NAMES, PAPER, SHOP, Tables, Town, campaign_text, is_alive, town, until, write_tables
 from tidegate import __main__
 from tidegate.coordinator.config import Home as CoordinatorHome
 from tidegate.party.node import here
@@ -376,3 +378,58 @@ async def take_the_line(there: Town, done: Callable[[], bool]) -> None:
                 break
         for call in (attending, *calls):
             call.cancel()
+
+
+# The demo
+
+
+DEMO_KEYS = """
+[demo.brand]
+phone = "tel"
+email = "contact"
+
+[demo.media]
+phone = "mobile"
+email = "e_mail"
+"""
+
+
+def demo_command(folder: Path, tables: Tables) -> list[str]:
+    """`tidegate demo` on a folder of its own, which leaves everything under folder / "out"."""
+    tables.shop.rename(folder / "brand.csv")
+    tables.paper.rename(folder / "media.csv")
+    (folder / "campaign.toml").write_text(campaign_text("shown", ("match", "train")) + DEMO_KEYS)
+    return [sys.executable, "-m", "tidegate", "demo", "--data", str(folder), "--out", str(folder / "out")]
+
+
+def still_running(folder: Path) -> list[str]:
+    """Processes whose command line names the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+            if f"{folder}/" in words:
+                found.append(words)
+    return found
+
+
+def test_a_demo_that_cannot_end_well_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
+    command = demo_command(tmp_path, write_tables(tmp_path, seed=51, common=20))
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1
+    assert "fewer than 100 people matched" in ended.stderr
+    assert is_sentence_and_hint(ended.stderr), ended.stderr
+    assert not still_running(tmp_path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
+    command = demo_command(tmp_path, write_tables(tmp_path, seed=52))
+    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    staging = tmp_path / "out" / "media" / "staging"
+    until("a step runs", lambda: staging.is_dir() and list(staging.iterdir()))
+    demo.send_signal(how)
+    _, said = demo.communicate(timeout=30)
+    assert demo.returncode == 128 + how
+    assert how == signal.SIGTERM or is_sentence_and_hint(said), said
+    assert not still_running(tmp_path)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,6 +104,24 @@ class Loopback:
 
 
 @contextlib.contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal end this process by an exception, so that what it started is stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("brand", "media")) -> Iterator[Loopback]:
     """A coordinator and two joined parties that trust each other, with their data registered and offered to the brand.
 
@@ -113,7 +132,7 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("
             raise ConfigError(f"{folder / made} is there already", "choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     stage = Loopback(folder, names, {})
-    try:
+    with _cleaning_up(), _stopping(stage):
         port = free_port()
         stage.coordinator("init", "--address", f"127.0.0.1:{port}")
         stage.start_coordinator()
@@ -129,8 +148,14 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("
             register(stage, name, data[role])
         stage.party(names[1], "data", "offer", data["media"].name, "--to", names[0])
         yield stage
+
+
+@contextlib.contextmanager
+def _stopping(stage: Loopback) -> Iterator[None]:
+    try:
+        yield
     finally:
-        for name in (*names, "coordinator"):
+        for name in (*stage.names, "coordinator"):
             stage.stop(name)
 
 

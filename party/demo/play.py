@@ -74,6 +74,8 @@ def demo(data: Path | None, out: Path, console: Console) -> None:
 
     Raises a TidegateError when the campaign does not end well. Nothing that was started is left running.
     """
+    if data is not None and data.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"the data lie in {out}, which is cleared first", "choose another folder with --out")
     _make_room(out)
     made_up = data is None
     if data is None:
@@ -92,8 +94,10 @@ def demo(data: Path | None, out: Path, console: Console) -> None:
             stage.start_node(name)
         campaign = watch(stage, setting.campaign, console)
     if campaign.state != "done":
-        who = f"{campaign.by}: " if campaign.by else ""
-        raise ConfigError(f"the campaign {campaign.name} ended as {campaign.state}: {who}{campaign.reason}")
+        reason, _, hint = campaign.reason.partition(". Hint: ")
+        at = f" at {campaign.by}" if campaign.by else ""
+        hint = hint or f"the logs and what each party holds are in {out}"
+        raise ConfigError(f"the campaign {campaign.name} ended as {campaign.state}{at}: {reason}", hint)
     extra = both_sides(stage, campaign, setting, data)
     if made_up:
         extra["note"] = NOTE

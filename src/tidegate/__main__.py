@@ -11,24 +11,30 @@ from typing import Annotated
 import typer
 
 from tidegate import __version__
-from tidegate.coordinator.cli import app as coordinator_app
-from tidegate.party.bench.cli import bench_app
-from tidegate.party.cli import campaign_app, party_app
-from tidegate.party.demo.cli import demo
-from tidegate.party.doctor import doctor
 from tidegate.protocols.channel import TidegateError
 
-app = typer.Typer(
-    help="Find out together who your best customers look like, without showing each other a row.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(party_app, name="party")
-app.add_typer(campaign_app, name="campaign")
-app.add_typer(coordinator_app, name="coordinator")
-app.command()(doctor)
-app.command()(demo)
-app.add_typer(bench_app, name="bench")
+
+def _program() -> typer.Typer:
+    """All commands. Their modules take a second to load, which is why `main` loads them where it catches Ctrl-C."""
+    from tidegate.coordinator.cli import app as coordinator_app
+    from tidegate.party.bench.cli import bench_app
+    from tidegate.party.cli import campaign_app, party_app
+    from tidegate.party.demo.cli import demo
+    from tidegate.party.doctor import doctor
+
+    app = typer.Typer(
+        help="Find out together who your best customers look like, without showing each other a row.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(tidegate)
+    app.add_typer(party_app, name="party")
+    app.add_typer(campaign_app, name="campaign")
+    app.add_typer(coordinator_app, name="coordinator")
+    app.command()(doctor)
+    app.command()(demo)
+    app.add_typer(bench_app, name="bench")
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -37,7 +43,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def tidegate(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -49,7 +54,7 @@ def tidegate(
 def main() -> None:
     """Runs the command line. Errors end as one sentence and a hint on stderr, never as a traceback."""
     try:
-        app(prog_name="tidegate")
+        _program()(prog_name="tidegate")
     except TidegateError as error:
         _end(error.text, error.hint)
     except KeyboardInterrupt:
