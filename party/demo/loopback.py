@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,19 +134,18 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("
     folder.mkdir(parents=True, exist_ok=True)
     stage = Loopback(folder, names, {})
     with _cleaning_up(), _stopping(stage):
-        port = free_port()
-        stage.coordinator("init", "--address", f"127.0.0.1:{port}")
-        stage.start_coordinator()
-        wait_for_port(stage, port)
-        for name in names:
-            stage.party(name, "init", name)
-            invite = _invite(stage.coordinator("invite", name))
-            stage.party(name, "join", invite)
-            stage.party(name, "card", "--out", str(folder / f"{name}.card"))
-        for name, other in zip(names, reversed(names), strict=True):
-            stage.party(name, "trust", str(folder / f"{other}.card"), "--yes")
-        for role, name in zip(PARTIES, names, strict=True):
-            register(stage, name, data[role])
+        # The coordinator gets going while the parties make their keys and look over their data.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            invites = beside.submit(_open_coordinator, stage)
+            for name in names:
+                stage.party(name, "init", name)
+                stage.party(name, "card", "--out", str(folder / f"{name}.card"))
+            for name, other in zip(names, reversed(names), strict=True):
+                stage.party(name, "trust", str(folder / f"{other}.card"), "--yes")
+            for role, name in zip(PARTIES, names, strict=True):
+                register(stage, name, data[role])
+            for name, invite in invites.result().items():
+                stage.party(name, "join", invite)
         stage.party(names[1], "data", "offer", data["media"].name, "--to", names[0])
         yield stage
 
@@ -157,6 +157,16 @@ def _stopping(stage: Loopback) -> Iterator[None]:
     finally:
         for name in (*stage.names, "coordinator"):
             stage.stop(name)
+
+
+def _open_coordinator(stage: Loopback) -> dict[str, str]:
+    """Makes and starts the coordinator; an invite for each party by its name."""
+    port = free_port()
+    stage.coordinator("init", "--address", f"127.0.0.1:{port}")
+    stage.start_coordinator()
+    invites = {name: _invite(stage.coordinator("invite", name)) for name in stage.names}
+    wait_for_port(stage, port)
+    return invites
 
 
 def register(stage: Loopback, party: str, data: DataSet) -> None:
