@@ -176,7 +176,7 @@ def _device(text: str) -> str | None:
 
 def _free_text(text: str) -> str | None:
     joined = " ".join(unicodedata.normalize("NFKC", text).split())
-    return joined if len(joined) <= 1024 else None
+    return joined if 0 < len(joined) <= 1024 else None
 
 
 _SPELLERS: dict[str, Callable[[str], str | None]] = {"email": _email, "device": _device, "text": _free_text}

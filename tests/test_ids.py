@@ -184,6 +184,11 @@ def test_repeats_and_pieces_agree_with_a_dictionary(texts: list[str]) -> None:
     assert [row for piece in pieces for row in piece.rows.tolist()] == found.rows.tolist()
 
 
+@pytest.mark.parametrize("text", ["", " ", "\x1f", "\u2028", "\u200b \x1c"])
+def test_a_text_of_nothing_but_separators_identifies_nobody(text: str) -> None:
+    assert spelled("text", text) is None
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(ids.KINDS), st.text(max_size=40))
 def test_normalising_twice_changes_nothing_and_never_fails(kind: str, text: str) -> None:
