@@ -44,7 +44,7 @@ from tidegate.wire.relay_pb2_grpc import RelayStub
 
 from . import policy
 from .config import Home
-from .store import FINAL, STATES, Campaign, Offer, Store
+from .store import FINAL, STATES, Campaign, Offer, PersonError, Store
 
 if TYPE_CHECKING:
     from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
@@ -255,6 +255,10 @@ def file_letter(store: Store, identity: Identity, letter: Letter) -> list[str]:
     """Acts on one letter, once; what a person should be told about it."""
     if store.has_letter(letter.id) or len(letter.id) != 16 or not NAME.fullmatch(letter.sender):
         return []
+    return _act_on(store, identity, letter)
+
+
+def _act_on(store: Store, identity: Identity, letter: Letter) -> list[str]:
     partner = store.partner(letter.sender)
     if partner is None:
         return _set_aside(store, letter, "untrusted", f"a letter from {letter.sender} waits: trust its card first")
@@ -268,6 +272,8 @@ def file_letter(store: Store, identity: Identity, letter: Letter) -> list[str]:
         lines = _READERS[note.kind](store, identity, note) if note.kind in _READERS else []
     except _EarlyError:
         return _set_aside(store, letter, "early", f"a letter from {note.sender} waits for the campaign it is about")
+    except PersonError:
+        raise  # our store takes nothing: the letter stays at the coordinator
     except TidegateError as error:
         lines = [f"a letter from {note.sender} was not filed: {plain(error.text)}"]
     except (ValueError, OverflowError):
@@ -286,9 +292,8 @@ def file_letters_aside(store: Store, identity: Identity, sender: str, note: str 
     lines = []
     for kept in store.letters_aside():
         if kept.sender == sender and kept.note == note:
-            store.forget_letter(kept.id)
             letter = Letter(id=kept.id, sender=sender, recipient=identity.name, sealed=kept.sealed)
-            lines += file_letter(store, identity, letter)
+            lines += _act_on(store, identity, letter)
     return lines
 
 

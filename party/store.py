@@ -323,14 +323,14 @@ class Store:
                 raise
             raise self._unusable(error.orig) from None
 
-    def _unusable(self, why: object) -> TidegateError:
+    def _unusable(self, why: object) -> PersonError:
         if any(words in str(why) for words in ("disk is full", "disk I/O error", "No space left")):
             return PersonError(
                 f"the disk takes no more: {self.path} cannot be written",
                 "free some space, then start the node again; nothing that was finished is lost",
             )
-        hint = "free some disk space, check who owns the file, and run `tidegate doctor`"
-        return ConfigError(f"the store {self.path} cannot be used: {why}", hint)
+        hint = "check who owns the file, free some disk space, and run `tidegate doctor`"
+        return PersonError(f"the store {self.path} cannot be used: {why}", hint)
 
     def _time_s(self) -> int:
         return int(self._now_s())
@@ -744,11 +744,6 @@ class Store:
                     id=letter, sender=sender, sealed=sealed, state=state, note=note, at_s=self._time_s()
                 )
             )
-
-    def forget_letter(self, letter: bytes) -> None:
-        """Takes a letter that was set aside away, so that it can be filed."""
-        with self._write() as db:
-            db.execute(_letters.delete().where((_letters.c.id == letter) & (_letters.c.state == "aside")))
 
     def letters_aside(self) -> list[Letter]:
         query = sa.select(_letters).where(_letters.c.state == "aside").order_by(_letters.c.at_s)

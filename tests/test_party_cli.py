@@ -29,6 +29,7 @@ from tests.two_parties import (
 from tidegate.party import mail
 from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.config import Home
+from tidegate.party.store import PersonError, Store
 from tidegate.protocols.channel import CarrierError, ConfigError, PolicyError, TidegateError
 from tidegate.wire.identity import Identity
 from tidegate.wire.letter import seal_letter
@@ -267,6 +268,23 @@ def test_a_letter_from_a_stranger_waits_until_its_card_is_trusted(town: Town) ->
     assert "acme proposes the campaign lookalike" in printed
     assert len(town.feed.store.campaigns()) == 1
     assert town.feed.store.letters_aside() == []
+
+
+def test_a_letter_that_our_disk_did_not_take_is_there_the_next_time(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, an approval was dropped so: the campaign then failed for want of it."""
+    number = propose(town)
+
+    def full(*_arguments: object) -> None:
+        raise PersonError("the disk takes no more", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add_signature", full)
+        with pytest.raises(PersonError):
+            town.collect(town.feed)
+    town.collect(town.feed)
+    assert list(town.feed.store.signatures(town.feed.store.campaign(number).hash)) == ["acme"]
 
 
 def test_a_letter_that_somebody_else_wrote_changes_nothing(town: Town) -> None:

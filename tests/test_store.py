@@ -187,7 +187,7 @@ def test_a_store_of_another_version_is_refused_and_left_alone(tmp_path: Path) ->
 
 def test_a_store_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"this is no database, not at all" * 100)
-    with pytest.raises(ConfigError, match="cannot be used"):
+    with pytest.raises(PersonError, match="cannot be used"):
         Store(tmp_path / "store.db")
 
 
