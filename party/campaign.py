@@ -1,9 +1,14 @@
 """The campaign file: what a brand wants done, in TOML, checked as a whole and made into a contract.
 
     [campaign]            name, expires_days (1 to 90, default 7)
-    [parties]             brand, media: names of parties
-    [data]                brand, media: names of registered data sets
+    [parties]             brand, media: names of parties; media may be a list of several
+    [data]                brand, media: names of registered data sets; with several media a table name -> data set
     [match]               keys: kinds of identifier, the first takes precedence
+                          mode: both (default), brand, size, sum or epoch; engine: oprf (default)
+                          profile: whose rules spell the keys (default plain), one name or a table kind -> name
+                          hashed: a table kind -> sha256 or md5, for keys that a party has as digests alone
+                          sum: with mode sum, a table of (brand or media), column, cap, decimals (default 0)
+                          epoch: with mode epoch, the name under which the media has built its tokens
     [label]               column, positive: who is a good customer
     [features]            brand, media: lists of columns, or "all" (default)
     [holdout]             column and value, or share in percent (default 30)
@@ -33,10 +38,12 @@ from typing import Any
 import pyarrow as pa
 
 from tidegate import __version__
-from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, STEPS
+from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol
 from tidegate.protocols.channel import ConfigError, TidegateError
 from tidegate.wire.contract import (
+    KEY_FORMS,
     KEY_KINDS,
+    KEY_PROFILES,
     NAME,
     VERSION,
     Contract,
@@ -47,6 +54,7 @@ from tidegate.wire.contract import (
     Key,
     Label,
     Step,
+    Total,
 )
 
 from . import policy
@@ -59,6 +67,11 @@ MAX_FILE_BYTES = 256 * 1024
 TABLES = ("campaign", "parties", "data", "match", "label", "features", "holdout", "steps", "guards", "learns", "demo")
 NEEDED = ("campaign", "parties", "data", "match", "steps")
 ROLES = ("brand", "media")
+MOST_MEDIA = 15
+# Steps that a campaign with several media may have, and that use identifiers alone.
+MANY_MEDIA = frozenset({"doctor", "match"})
+# Modes in which the parties do not both learn which rows an earlier key has matched.
+ONE_KEY = frozenset({"size", "sum"})
 TRAIN_STEPS, LOOKALIKE_STEPS, L2 = 8, 4, 10
 # Fewer seeds than this work, but the model will be coarse.
 FEW_SEEDS = 1000
@@ -255,26 +268,22 @@ class _Form:
         top = self.table("campaign", ("name", "expires_days"))
         name = self.name(top, "campaign.name", "a name for the campaign") if "campaign" in self.raw else ""
         days = self.integer(top, "campaign.expires_days", 1, policy.MAX_DAYS, 7)
-        parties = self.parties(home, store)
-        data = self.data(store, parties)
-        keys = self.keys(data)
+        me, media = self.parties(home, store)
+        brand, offers = self.data(store, media, me)
+        keys = self.keys(brand, offers)
         guards = self.guards()
-        steps = self.steps(guards)
-        label, holdout = self.label_and_holdout(data, guards, steps)
-        features = self.features(home, data, label, holdout)
+        protocol, total, epoch = self.match(brand, offers, keys)
+        steps = self.steps(guards, protocol, media)
+        label, holdout = self.label_and_holdout(brand, guards, steps)
+        features = self.features(home, brand, offers, label, holdout, steps)
         if self.checked.mistakes:
             return None
-        brand, media = data
-        if brand is None or media is None:
+        if brand is None or len(offers) != len(media):
             raise ConfigError("the campaign's data sets are not known", "register and offer them")
-        roles = {parties["brand"]: "brand", parties["media"]: "media"}
-        learns = self.learns(policy.learns(steps, roles, guards))
-        self.remarks(guards, features[parties["media"]], steps)
+        learns = self.learns(policy.learns(steps, {me: "brand", **dict.fromkeys(media, "media")}, guards))
+        self.remarks(guards, features[media[0]], steps)
         if self.checked.mistakes:
             return None
-        partner = store.partner(parties["media"])
-        if partner is None:
-            raise ConfigError(f"the card of {parties['media']} is not trusted here", "`tidegate party trust` its card")
         return Contract(
             version=VERSION,
             software=__version__,
@@ -284,77 +293,103 @@ class _Form:
             expires_s=int(now_s) + days * 86400,
             parties=(
                 ContractParty(
-                    parties["brand"],
+                    me,
                     "brand",
                     home.load_identity().public.hex(),
                     DataSet(brand.name, brand.rows, brand.commitment),
                 ),
-                ContractParty(
-                    parties["media"],
-                    "media",
-                    partner.identity.hex(),
-                    DataSet(media.dataset, media.rows, media.commitment),
-                ),
+                *(self.partner(store, offer) for offer in offers),
             ),
-            keys=tuple(Key(kind) for kind in keys),
+            keys=keys,
             label=label,
             features=features,
             holdout=holdout,
             steps=steps,
             guards=guards,
             learns=learns,
+            total=total,
+            epoch=epoch,
         )
 
-    def parties(self, home: Home, store: Store) -> dict[str, str]:
-        raw = self.table("parties", ROLES)
-        found = dict.fromkeys(ROLES, "")
-        if "parties" not in self.raw:
-            return found
-        for role in ROLES:
-            found[role] = self.name(raw, f"parties.{role}", "the name of a party")
-        me, partners = home.name(), [partner.name for partner in store.partners()]
-        if found["brand"] and found["brand"] != me:
-            hint = "the brand writes and proposes the campaign; name its folder with --home"
-            self.wrong("parties.brand", f'this party, "{me}"', f'"{found["brand"]}"', hint)
-        if found["media"] and found["media"] not in partners:
-            near = (
-                _near(found["media"], partners)
-                or f"trust its card first: `tidegate party trust`; trusted: {_listed(partners)}"
-            )
-            self.wrong("parties.media", "a party whose card is trusted here", f'"{found["media"]}"', near)
-        return found
+    @staticmethod
+    def partner(store: Store, offer: Offer) -> ContractParty:
+        partner = store.partner(offer.partner)
+        if partner is None:
+            raise ConfigError(f"the card of {offer.partner} is not trusted here", "`tidegate party trust` its card")
+        data = DataSet(offer.dataset, offer.rows, offer.commitment)
+        return ContractParty(offer.partner, "media", partner.identity.hex(), data)
 
-    def data(self, store: Store, parties: dict[str, str]) -> tuple[Dataset | None, Offer | None]:
+    def parties(self, home: Home, store: Store) -> tuple[str, list[str]]:
+        """The brand, which is this party, and the media."""
+        raw = self.table("parties", ROLES)
+        me = home.name()
+        if "parties" not in self.raw:
+            return me, []
+        brand = self.name(raw, "parties.brand", "the name of a party")
+        if brand and brand != me:
+            hint = "the brand writes and proposes the campaign; name its folder with --home"
+            self.wrong("parties.brand", f'this party, "{me}"', f'"{brand}"', hint)
+        listed = raw.get("media")
+        names = listed if isinstance(listed, list) and listed else [listed]
+        partners = [partner.name for partner in store.partners()]
+        media = []
+        for given in names:
+            name = self.name({} if given is None else {"media": given}, "parties.media", "the name of a party")
+            if name and name not in partners:
+                trusted = f"trust its card first: `tidegate party trust`; trusted: {_listed(partners)}"
+                near = _near(name, partners) or trusted
+                self.wrong("parties.media", "a party whose card is trusted here", f'"{name}"', near)
+            elif name in media:
+                self.wrong("parties.media", "each media once", f'"{name}" twice')
+            elif name:
+                media.append(name)
+        if len(media) > MOST_MEDIA:
+            self.wrong("parties.media", f"at most {MOST_MEDIA} media", str(len(media)))
+        return me, media
+
+    def data(self, store: Store, media: list[str], me: str) -> tuple[Dataset | None, list[Offer]]:
+        """The brand's data set and, for each media whose name is right, the offer of its own."""
         raw = self.table("data", ROLES)
         if "data" not in self.raw:
-            return None, None
+            return None, []
         own = {dataset.name: dataset for dataset in store.datasets()}
-        offered = {offer.dataset: offer for offer in store.offers(sent=False) if offer.partner == parties["media"]}
         brand = self.name(raw, "data.brand", "the name of a data set that is registered here")
-        media = self.name(raw, "data.media", "the name of a data set that the media has offered")
         if brand and brand not in own:
             hint = _near(brand, own) or f"registered: {_listed(own)}; `tidegate party data add` registers one"
             self.wrong("data.brand", "the name of a data set that is registered here", f'"{brand}"', hint)
-        if media and parties["media"] and media not in offered:
-            ask = f"ask for `tidegate party data offer {media} --to {parties['brand']}`"
-            hint = _near(media, offered) or f"offered: {_listed(offered)}; {ask}"
-            self.wrong("data.media", f"the name of a data set that {parties['media']} has offered", f'"{media}"', hint)
-        return own.get(brand), offered.get(media)
+        given = raw.get("media")
+        if isinstance(given, dict):
+            given = self.table("data.media", media or given, raw)
+        elif len(media) > 1:
+            self.wrong("data.media", f"a table with a data set for each of {_listed(media)}", _shown(given))
+            return own.get(brand), []
+        found = []
+        for name in media:
+            key = f"data.media.{name}" if isinstance(given, dict) else "data.media"
+            values = given if isinstance(given, dict) else raw
+            dataset = self.name(values, key, "the name of a data set that the media has offered")
+            offered = {offer.dataset: offer for offer in store.offers(sent=False) if offer.partner == name}
+            if dataset in offered:
+                found.append(offered[dataset])
+            elif dataset:
+                ask = f"ask for `tidegate party data offer {dataset} --to {me}`"
+                hint = _near(dataset, offered) or f"offered: {_listed(offered)}; {ask}"
+                self.wrong(key, f"the name of a data set that {name} has offered", f'"{dataset}"', hint)
+        return own.get(brand), found
 
-    def keys(self, data: tuple[Dataset | None, Offer | None]) -> list[str]:
-        raw = self.table("match", ("keys",))
+    def keys(self, brand: Dataset | None, offers: list[Offer]) -> tuple[Key, ...]:
+        raw = self.table("match", ("keys", "profile", "hashed", "mode", "engine", "sum", "epoch"))
         if "match" not in self.raw:
-            return []
-        keys = raw.get("keys")
-        if not isinstance(keys, list) or not keys:
+            return ()
+        kinds = raw.get("keys")
+        if not isinstance(kinds, list) or not kinds:
             self.wrong(
                 "match.keys",
                 f"a list of kinds of identifier out of {_listed(KEY_KINDS)}",
-                _shown(keys) if keys is not None else "nothing",
+                _shown(kinds) if kinds is not None else "nothing",
             )
-            return []
-        brand, media = data
-        for kind in keys:
+            return ()
+        for kind in kinds:
             if kind not in KEY_KINDS:
                 self.wrong(
                     "match.keys", f"kinds out of {_listed(KEY_KINDS)}", _shown(kind), _near(str(kind), KEY_KINDS)
@@ -363,13 +398,77 @@ class _Form:
             if brand is not None and kind not in brand.keys:
                 hint = f"register it with `tidegate party data add {brand.name} FILE --key {kind}=COLUMN`"
                 self.wrong("match.keys", f"keys of {brand.name} ({_listed(brand.keys)})", f'"{kind}"', hint)
-            if media is not None and kind not in media.keys:
-                self.wrong(
-                    "match.keys", f"keys of {media.partner}'s {media.dataset} ({_listed(media.keys)})", f'"{kind}"'
-                )
-        if len(set(map(str, keys))) != len(keys):
-            self.wrong("match.keys", "each kind once", _shown(", ".join(map(str, keys))))
-        return [str(kind) for kind in keys]
+            for offer in offers:
+                if kind not in offer.keys:
+                    self.wrong(
+                        "match.keys", f"keys of {offer.partner}'s {offer.dataset} ({_listed(offer.keys)})", f'"{kind}"'
+                    )
+        if len(set(map(str, kinds))) != len(kinds):
+            self.wrong("match.keys", "each kind once", _shown(", ".join(map(str, kinds))))
+            return ()
+        profiles = self.by_kind(raw, "profile", kinds, KEY_PROFILES, "plain")
+        forms = self.by_kind(raw, "hashed", kinds, KEY_FORMS[1:], "clear")
+        return tuple(Key(kind, profiles[kind], forms[kind]) for kind in kinds if kind in KEY_KINDS)
+
+    def by_kind(
+        self, raw: dict[str, Any], name: str, kinds: list[str], known: tuple[str, ...], default: str
+    ) -> dict[str, str]:
+        """A setting of [match] for each kind of key: one word for all, or a table kind -> word."""
+        key, value = f"match.{name}", raw.get(name, {})
+        found = dict.fromkeys(map(str, kinds), default)
+        words = value if isinstance(value, dict) else dict.fromkeys(found, value)
+        if isinstance(value, dict):
+            self.table(key, found, raw)
+        for kind, word in words.items():
+            if word not in known:
+                self.wrong(key, f"one of {_listed(known)}", _shown(word), _near(str(word), known))
+            elif kind in found:
+                found[kind] = word
+        return found
+
+    def match(self, brand: Dataset | None, offers: list[Offer], keys: tuple[Key, ...]) -> tuple[str, Total, str]:
+        """The protocol that matches, the column it adds up and the epoch it runs under, where its mode has them."""
+        raw = self.raw["match"] if isinstance(self.raw.get("match"), dict) else {}
+        engine, mode = raw.get("engine", "oprf"), raw.get("mode", "both")
+        for name, value, known in (("engine", engine, ENGINES), ("mode", mode, MODES)):
+            if value not in known:
+                self.wrong(f"match.{name}", f"one of {_listed(known)}", _shown(value), _near(str(value), known))
+                return DEFAULT_PROTOCOL["match"], Total(), ""
+        protocol = match_protocol(engine, mode)
+        if protocol is None:
+            self.wrong("match.mode", f"a mode of the engine {engine}", _shown(mode))
+            return DEFAULT_PROTOCOL["match"], Total(), ""
+        if mode in ONE_KEY and len(keys) > 1:
+            hint = "with several, nobody could tell which people were counted before"
+            self.wrong("match.keys", f"one key with mode {mode}", str(len(keys)), hint)
+        total, epoch = Total(), ""
+        if mode == "sum":
+            total = self.total(raw, brand)
+        elif "sum" in raw:
+            self.wrong("match.sum", 'it only with mode = "sum"', f'mode "{mode}"')
+        if mode == "epoch":
+            epoch = self.name(raw, "match.epoch", "the name of the epoch under which the media has built its tokens")
+        elif "epoch" in raw:
+            self.wrong("match.epoch", 'it only with mode = "epoch"', f'mode "{mode}"')
+        return protocol, total, epoch
+
+    def total(self, raw: dict[str, Any], brand: Dataset | None) -> Total:
+        own = self.table("match.sum", ("of", "column", "cap", "decimals"), raw)
+        role = own.get("of")
+        if role not in ROLES:
+            self.wrong("match.sum.of", "brand or media: whose column it is", _shown(role) if role else "nothing")
+            return Total()
+        column = self.value_text(own, "match.sum.column", "the name of a column of numbers")
+        if "cap" not in own:
+            self.wrong("match.sum.cap", "the largest value that counts; larger ones count as this", "nothing")
+        decimals = self.integer(own, "match.sum.decimals", 0, 6, 0)
+        cap = self.integer(own, "match.sum.cap", 1, 10 ** (9 - decimals), 1)
+        if role == "brand" and brand is not None and column:
+            kinds = {each["name"]: each["kind"] for each in brand.columns}
+            if kinds.get(column) != "number":
+                hint = _near(column, kinds) or f"its columns: {_listed(kinds)}"
+                self.wrong("match.sum.column", f"a column of numbers of {brand.name}", f'"{column}"', hint)
+        return Total(role, column, cap * 10**decimals, decimals)
 
     def guards(self) -> Guards:
         names = [item.name for item in dataclass_fields(Guards)]
@@ -388,7 +487,8 @@ class _Form:
             }
         )
 
-    def steps(self, guards: Guards) -> tuple[Step, ...]:
+    def steps(self, guards: Guards, match: str, media: list[str]) -> tuple[Step, ...]:
+        """The steps in the order of their tables; with several media each for one after the other."""
         raw = self.table("steps", STEPS)
         named = [name for name in raw if name in STEPS]
         if "steps" in self.raw and not named:
@@ -396,14 +496,21 @@ class _Form:
         done: list[str] = []
         steps: list[Step] = []
         for name in named:
-            protocol = DEFAULT_PROTOCOL[name]
+            protocol = match if name == "match" else DEFAULT_PROTOCOL[name]
             missing = [need for need in CATALOG[protocol].needs if need not in done]
             if missing:
                 later = [need for need in missing if need in named]
                 hint = "the steps run in the order of their tables" if later else f"add [steps.{missing[0]}]"
                 self.wrong(f"steps.{name}", f"[steps.{missing[0]}] before it", "it later" if later else "none", hint)
+            elif "match" in CATALOG[protocol].needs and not CATALOG[match].aligns:
+                hint = 'with mode = "both" both sides learn which rows match'
+                self.wrong(f"steps.{name}", "a match that both sides learn", f'mode "{CATALOG[match].mode}"', hint)
+            if name not in MANY_MEDIA and len(media) > 1:
+                hint = "write a campaign for each media"
+                self.wrong(f"steps.{name}", "one media with this step", f"{len(media)} ({_listed(media)})", hint)
             done.append(name)
-            steps.append(Step(name, protocol, self.settings(name, raw, named, guards)))
+            settings = self.settings(name, raw, named, guards)
+            steps += [Step(name, protocol, settings, each if len(media) > 1 else "") for each in media or [""]]
         return tuple(steps)
 
     def settings(self, name: str, raw: dict[str, Any], named: list[str], guards: Guards) -> dict[str, int | list[int]]:
@@ -453,13 +560,13 @@ class _Form:
         return sorted(sizes)
 
     def label_and_holdout(
-        self, data: tuple[Dataset | None, Offer | None], guards: Guards, steps: tuple[Step, ...]
+        self, brand: Dataset | None, guards: Guards, steps: tuple[Step, ...]
     ) -> tuple[Label, Holdout]:
         names = {step.step for step in steps}
         raw_label = self.table("label", ("column", "positive"))
         raw_holdout = self.table("holdout", ("column", "value", "share"))
         label, holdout = Label("", ""), Holdout("", "", 0)
-        if not names - {"match"} and "label" not in self.raw:
+        if not names - MANY_MEDIA and "label" not in self.raw:
             return label, holdout
         if "label" not in self.raw:
             self.wrong("label", "a table [label] with column and positive", "nothing", "it says who is a good customer")
@@ -468,7 +575,6 @@ class _Form:
             label = Label(column, self.value_text(raw_label, "label.positive", "the value that means yes"))
         if "train" in names or "holdout" in self.raw:
             holdout = self.holdout(raw_holdout)
-        brand = data[0]
         if brand is not None:
             rows = self.rows(brand)
             if rows is not None:
@@ -557,19 +663,27 @@ class _Form:
                     self.wrong("holdout.value", f"good and other customers among the rows {name}", found)
 
     def features(
-        self, home: Home, data: tuple[Dataset | None, Offer | None], label: Label, holdout: Holdout
+        self,
+        home: Home,
+        brand: Dataset | None,
+        offers: list[Offer],
+        label: Label,
+        holdout: Holdout,
+        steps: tuple[Step, ...],
     ) -> dict[str, tuple[str, ...]]:
+        """The columns that the steps use, by party; matching uses none."""
         raw = self.table("features", ROLES)
-        brand, media = data
+        if "features" not in self.raw and all(step.step in MANY_MEDIA for step in steps):
+            return {home.name(): (), **{offer.partner: () for offer in offers}}
         found: dict[str, tuple[str, ...]] = {}
         used = {label.column, holdout.column} - {""}
         if brand is not None:
             hidden = set(policy.load(home).hidden_columns)
             columns = [column for column in brand.columns if column["name"] not in hidden]
             found[home.name()] = self.chosen(raw, "features.brand", columns, used, f"data set {brand.name}", least=0)
-        if media is not None:
-            of = f"{media.partner}'s data set {media.dataset}"
-            found[media.partner] = self.chosen(raw, "features.media", media.columns, set(), of, least=1)
+        for offer in offers:
+            of = f"{offer.partner}'s data set {offer.dataset}"
+            found[offer.partner] = self.chosen(raw, "features.media", offer.columns, set(), of, least=1)
         return found
 
     def chosen(

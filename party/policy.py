@@ -193,7 +193,8 @@ def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Gu
     figures = {field.name: getattr(guards, field.name) for field in dataclass_fields(Guards)}
     found: dict[str, tuple[str, ...]] = {}
     for name, role in {**parties, "coordinator": "coordinator"}.items():
-        lines = [line for step in contract_steps for line in catalog.learns(step.protocol, role, **figures)]
+        steps = [step for step in contract_steps if role != "media" or step.media in ("", name)]
+        lines = [line for step in steps for line in catalog.learns(step.protocol, role, **figures)]
         found[name] = tuple(dict.fromkeys(lines))
     return found
 
@@ -240,7 +241,7 @@ def _check_time(home: Home, store: Store, contract: Contract, policy: Policy, no
 
 def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
     names = {party.name for party in contract.parties}
-    if any(step.step != "match" for step in contract.steps) and not contract.label.column:
+    if any(step.step not in ("doctor", "match") for step in contract.steps) and not contract.label.column:
         raise DisagreementError("the contract has steps that need a label and names none", "propose it with [label]")
     if "coordinator" in names or set(contract.features) - names:
         raise DisagreementError("the contract names a party that it does not have", "propose it again")
@@ -294,23 +295,21 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
 
 
 _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
-    "match": {},
-    "insight": {},
-    "train": {"steps": (1, 12), "l2_milli": (1, 10**9), "lookalike_steps": (0, 11)},
-    "score": {},
-    "expand": {},
+    "train.fourier-lr@1": {"steps": (1, 12), "l2_milli": (1, 10**9), "lookalike_steps": (0, 11)},
 }
 
 
 def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
     steps = {step.step: step for step in contract.steps}
-    for name, step in steps.items():
+    for step in contract.steps:
+        name = step.step
         if policy.allowed_steps is not None and name not in policy.allowed_steps:
             raise PolicyError(f"our policy does not allow the step {name}", "see allowed_steps in policy.toml")
-        wanted = set(_INTEGER_SETTINGS[name]) | ({"sizes"} if name == "expand" else set())
+        known = _INTEGER_SETTINGS.get(step.protocol, {})
+        wanted = set(known) | ({"sizes"} if name == "expand" else set())
         if set(step.settings) != wanted:
             raise DisagreementError(f"step {name} has the settings {sorted(step.settings)}, expected {sorted(wanted)}")
-        for key, (low, high) in _INTEGER_SETTINGS[name].items():
+        for key, (low, high) in known.items():
             value = step.settings[key]
             if not isinstance(value, int) or not low <= value <= high:
                 raise DisagreementError(f"step {name}: {key} is not a whole number from {low} to {high}")

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STEPS = ("match", "insight", "train", "score", "expand")
+STEPS = ("doctor", "match", "insight", "train", "score", "expand")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A protocol under a fixed name: the step it serves, what it needs before it, what each role learns."""
+    """A protocol under a fixed name: the step it serves, what it needs before it, what each role learns.
+
+    Of those that match: the engine that finds what is common, the mode, which says who learns of it, and whether both
+    sides end with the same rows in the same order, which later steps build on.
+    """
 
     name: str
     step: str
@@ -21,7 +25,12 @@ class Entry:
     title: str
     learns: dict[str, tuple[str, ...]]
     assumes: tuple[str, ...]
+    engine: str = ""
+    mode: str = ""
+    aligns: bool = False
 
+
+_COORDINATOR = ("who talks to whom, when, and how many bytes",)
 
 _ENTRIES = (
     Entry(
@@ -38,9 +47,53 @@ _ENTRIES = (
                 "how many rows with each match key the brand's data set holds, less those an earlier key has matched",
                 "whether {floor} or more match in each round; if so which of its own rows they are",
             ),
-            "coordinator": ("who talks to whom, when, and how many bytes",),
+            "coordinator": _COORDINATOR,
         },
         assumes=("each party enters its own people and follows the protocol",),
+        engine="oprf",
+        mode="both",
+        aligns=True,
+    ),
+    Entry(
+        name="match.oprf-brand@1",
+        step="match",
+        needs=(),
+        title="Find the people both sides know; only the brand learns who (OPRF on ristretto255, fresh key)",
+        learns={
+            "brand": (
+                "how many rows with each match key the media's data set holds, less those it says an earlier key "
+                "has matched",
+                "how many people match in each round; at {floor} or more also which of its own rows they are",
+            ),
+            "media": (
+                "how many rows with each match key the brand's data set holds",
+                "whether {floor} or more match in each round, and nothing else",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=("each party enters its own people and follows the protocol",),
+        engine="oprf",
+        mode="brand",
+    ),
+    Entry(
+        name="match.oprf-size@1",
+        step="match",
+        needs=(),
+        title="Count the people both sides know (OPRF on ristretto255, fresh key)",
+        learns={
+            "brand": (
+                "how many rows with each match key the media's data set holds",
+                "how many people match by the first match key",
+            ),
+            "media": (
+                "how many rows with each match key the brand's data set holds",
+                "how many people match by the first match key, if they are {floor} or more",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=("each party enters its own people and follows the protocol",),
+        engine="oprf",
+        mode="size",
     ),
     Entry(
         name="insight.columns@1",
@@ -54,7 +107,7 @@ _ENTRIES = (
                 "{count_noise}",
             ),
             "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
-            "coordinator": ("who talks to whom, when, and how many bytes",),
+            "coordinator": _COORDINATOR,
         },
         assumes=("the encrypted vector is the label: the media cannot check it",),
     ),
@@ -74,7 +127,7 @@ _ENTRIES = (
                 "which matched rows are in the training part and which are held out",
                 "nothing else: labels, residuals, weights and gradients stay encrypted or with the brand",
             ),
-            "coordinator": ("who talks to whom, when, and how many bytes",),
+            "coordinator": _COORDINATOR,
         },
         assumes=(
             "the encrypted vectors are what the protocol says and the brand's key is well formed: "
@@ -89,7 +142,7 @@ _ENTRIES = (
         learns={
             "brand": ("one score per matched customer, blurred so that about {score_levels} levels can be told apart",),
             "media": ("that the matched rows were scored once more",),
-            "coordinator": ("who talks to whom, when, and how many bytes",),
+            "coordinator": _COORDINATOR,
         },
         assumes=("the encrypted weights are the trained model: the media cannot check it",),
     ),
@@ -103,14 +156,22 @@ _ENTRIES = (
                 "how many other people the media has, and the blurred score of each, in an order the media shuffled",
             ),
             "media": ("which of its other people are in each audience, nothing of their scores",),
-            "coordinator": ("who talks to whom, when, and how many bytes",),
+            "coordinator": _COORDINATOR,
         },
         assumes=("the encrypted weights are the trained model: the media cannot check it",),
     ),
 )
 
 CATALOG: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
-DEFAULT_PROTOCOL: dict[str, str] = {entry.step: entry.name for entry in _ENTRIES}
+# Of several entries for a step the first.
+DEFAULT_PROTOCOL: dict[str, str] = {entry.step: entry.name for entry in reversed(_ENTRIES)}
+ENGINES = tuple(dict.fromkeys(entry.engine for entry in _ENTRIES if entry.engine))
+MODES = tuple(dict.fromkeys(entry.mode for entry in _ENTRIES if entry.mode))
+
+
+def match_protocol(engine: str, mode: str) -> str | None:
+    """The name of the entry that matches with this engine in this mode, if there is one."""
+    return next((entry.name for entry in _ENTRIES if (entry.engine, entry.mode) == (engine, mode)), None)
 
 
 def learns(name: str, role: str, **figures: object) -> tuple[str, ...]:

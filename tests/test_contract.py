@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tidegate.protocols.channel import CarrierError, DisagreementError
 from tidegate.wire.contract import (
     MAX_CONTRACT_BYTES,
+    VERSION,
     Contract,
     ContractParty,
     DataSet,
@@ -32,7 +33,7 @@ from tidegate.wire.identity import verify_signature
 
 def contract() -> Contract:
     return Contract(
-        version=1,
+        version=VERSION,
         software="0.1.0",
         campaign="dormant",
         nonce="00" * 16,
@@ -112,7 +113,7 @@ def test_a_missing_field_is_refused(path: tuple[Any, ...]) -> None:
     ("where", "value"),
     [
         (("surprise",), 1),
-        (("version",), 2),
+        (("version",), 1),
         (("version",), True),
         (("expires_s",), -1),
         (("expires_s",), 1.5),

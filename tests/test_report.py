@@ -16,7 +16,7 @@ from tidegate.party import quality
 from tidegate.party.report import build, wording
 from tidegate.protocols import catalog
 from tidegate.protocols.channel import ConfigError
-from tidegate.wire.contract import Contract, ContractParty, DataSet, Guards, Holdout, Key, Label, Step
+from tidegate.wire.contract import VERSION, Contract, ContractParty, DataSet, Guards, Holdout, Key, Label, Step
 
 HOSTILE = "</style></title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\u202e\x00$x^2$"
 STEPS = ("match", "insight", "train", "score", "expand")
@@ -28,7 +28,7 @@ def contract(column: str = "bought") -> Contract:
         for role, digit in (("brand", "a"), ("media", "b"))
     )
     return Contract(
-        version=1,
+        version=VERSION,
         software="0.1.0",
         campaign="spring",
         nonce="0" * 32,

@@ -17,10 +17,12 @@ import rfc8785
 from tidegate.protocols.catalog import CATALOG
 from tidegate.protocols.channel import DisagreementError
 
-VERSION = 1
+VERSION = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROLES = ("brand", "media")
 KEY_KINDS = ("email", "phone", "device", "text")
+KEY_PROFILES = ("plain", "google", "meta", "tiktok", "uid2", "tencent")
+KEY_FORMS = ("clear", "sha256", "md5")
 MAX_CONTRACT_BYTES = 512 * 1024
 LATEST_S = 253_402_300_799  # the last second of the year 9999, after which no calendar can show it
 _PROPOSE_AGAIN = "ask the proposer to propose it again"
@@ -47,9 +49,15 @@ class ContractParty:
 
 @dataclass(frozen=True)
 class Key:
-    """A kind of identifier on which rows are matched; earlier ones take precedence."""
+    """A kind of identifier on which rows are matched; earlier ones take precedence.
+
+    profile: whose rules spell it, one of KEY_PROFILES. form: what both sides enter, one of KEY_FORMS: the spelling
+    itself, or its digest where a party has nothing else.
+    """
 
     kind: str
+    profile: str = "plain"
+    form: str = "clear"
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,33 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, the catalogue entry that runs it, and its settings (integers and lists of integers)."""
+    """One step between the brand and a media, the catalogue entry that runs it, its settings.
+
+    media: the name of the media; empty where the contract has only one. Settings are integers and lists of integers.
+    """
 
     step: str
     protocol: str
     settings: dict[str, int | list[int]]
+    media: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the step is called within its contract: no two steps share it."""
+        return f"{self.step}-{self.media}" if self.media else self.step
+
+
+@dataclass(frozen=True)
+class Total:
+    """The column whose values are added up over the matched people; all empty where no step asks for a sum.
+
+    role: whose column it is. A value counts in units of 10^-decimals, clipped to 0..cap units.
+    """
+
+    role: str = ""
+    column: str = ""
+    cap: int = 0
+    decimals: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +137,8 @@ class Contract:
     steps: tuple[Step, ...]
     guards: Guards
     learns: dict[str, tuple[str, ...]]
+    total: Total = Total()
+    epoch: str = ""
 
     def to_bytes(self) -> bytes:
         return rfc8785.dumps(asdict(self))
@@ -126,8 +158,23 @@ class Contract:
         raise DisagreementError(f"the contract of campaign {self.campaign} names no party {name!r}")
 
     def role(self, role: str) -> ContractParty:
-        """The one party that plays `role`."""
+        """The party that plays `role`, of several media the first."""
         return next(party for party in self.parties if party.role == role)
+
+    @property
+    def media(self) -> tuple[ContractParty, ...]:
+        return tuple(party for party in self.parties if party.role == "media")
+
+    def pair(self, step: Step) -> tuple[ContractParty, ContractParty]:
+        """The brand and the media between which a step runs."""
+        return self.role("brand"), self.party(step.media) if step.media else self.role("media")
+
+    def takes_part(self, name: str, step: Step) -> bool:
+        return any(party.name == name for party in self.pair(step))
+
+    def peer(self, name: str, step: Step) -> ContractParty:
+        """The other party of a step in which `name` takes part."""
+        return next(party for party in self.pair(step) if party.name != name)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Contract:
@@ -229,28 +276,69 @@ def _step(value: Any, where: str) -> Step:
             checked[name] = [_integer(item, f"{where}.settings.{name}", 0, 2**53 - 1) for item in items]
         else:
             checked[name] = _integer(setting, f"{where}.settings.{name}", 0, 2**53 - 1)
-    return Step(step=raw["step"], protocol=protocol, settings=checked)
+    media = raw["media"] if raw["media"] == "" else _text(raw["media"], f"{where}.media", NAME)
+    return Step(step=raw["step"], protocol=protocol, settings=checked, media=media)
+
+
+def _key(value: Any, where: str) -> Key:
+    raw = _object(value, where, Key)
+    for name, known in (("kind", KEY_KINDS), ("profile", KEY_PROFILES), ("form", KEY_FORMS)):
+        if raw[name] not in known:
+            raise _BadError(f"{where}.{name}: expected one of {known}")
+    return Key(**raw)
+
+
+def _total(value: Any) -> Total:
+    raw = _object(value, "total", Total)
+    if raw["role"] not in ("", *ROLES):
+        raise _BadError(f"total.role: expected one of {ROLES} or nothing")
+    return Total(
+        role=raw["role"],
+        column=_text(raw["column"], "total.column"),
+        cap=_integer(raw["cap"], "total.cap", 0, 10**9),
+        decimals=_integer(raw["decimals"], "total.decimals", 0, 6),
+    )
+
+
+def _check_order(steps: tuple[Step, ...], media: list[str]) -> None:
+    """Each step once per media, after the steps that it needs with the same media."""
+    done: dict[str, dict[str, Step]] = {}
+    for step in steps:
+        if (step.media not in media) if len(media) > 1 else step.media:
+            raise _BadError(f"steps: expected {step.step} to name its media if and only if there are several")
+        before = done.setdefault(step.media, {})
+        missing = [need for need in CATALOG[step.protocol].needs if need not in before]
+        if missing or step.step in before:
+            raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
+        if len(media) > 1 and step.step not in ("doctor", "match"):
+            raise _BadError(f"steps: {step.step} runs with one media, this contract has {len(media)}")
+        if "match" in CATALOG[step.protocol].needs and not CATALOG[before["match"].protocol].aligns:
+            given = before["match"].protocol
+            raise _BadError(f"steps: {step.step} needs rows that both sides know, {given} gives none")
+        before[step.step] = step
 
 
 def _contract(value: Any) -> Contract:
     raw = _object(value, "contract", Contract)
     parties = tuple(_party(item, f"parties[{i}]") for i, item in enumerate(_list(raw["parties"], "parties", 2, 16)))
     names = {party.name for party in parties}
-    if len(names) != len(parties) or sorted(party.role for party in parties) != ["brand", "media"]:
-        raise _BadError("parties: expected one brand and one media with different names")
-    keys = tuple(Key(**_object(item, "keys", Key)) for item in _list(raw["keys"], "keys", 1, len(KEY_KINDS)))
-    if any(key.kind not in KEY_KINDS for key in keys) or len({key.kind for key in keys}) != len(keys):
-        raise _BadError(f"keys: expected different kinds out of {KEY_KINDS}")
+    media = [party.name for party in parties if party.role == "media"]
+    if len(names) != len(parties) or len(media) != len(parties) - 1:
+        raise _BadError("parties: expected one brand and one or more media, all with different names")
+    keys = tuple(_key(item, f"keys[{i}]") for i, item in enumerate(_list(raw["keys"], "keys", 1, len(KEY_KINDS))))
+    if len({key.kind for key in keys}) != len(keys):
+        raise _BadError("keys: expected each kind once")
     label = _object(raw["label"], "label", Label)
     holdout = _object(raw["holdout"], "holdout", Holdout)
     guards = _object(raw["guards"], "guards", Guards)
     steps = tuple(_step(item, f"steps[{i}]") for i, item in enumerate(_list(raw["steps"], "steps", 1, 32)))
-    done: set[str] = set()
-    for step in steps:
-        missing = [need for need in CATALOG[step.protocol].needs if need not in done]
-        if missing or step.step in done:
-            raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
-        done.add(step.step)
+    _check_order(steps, media)
+    total, epoch = _total(raw["total"]), raw["epoch"] if raw["epoch"] == "" else _text(raw["epoch"], "epoch", NAME)
+    modes = {CATALOG[step.protocol].mode for step in steps}
+    if ("sum" in modes) != bool(total.role and total.column and total.cap) or (total == Total()) == ("sum" in modes):
+        raise _BadError("total: expected a role, a column and a cap if and only if a step gives a sum")
+    if ("epoch" in modes) != bool(epoch):
+        raise _BadError("epoch: expected a name if and only if a step matches in epoch mode")
     return Contract(
         version=_integer(raw["version"], "version", VERSION, VERSION),
         software=_text(raw["software"], "software", longest=32),
@@ -276,4 +364,6 @@ def _contract(value: Any) -> Contract:
             score_levels=_integer(guards["score_levels"], "guards.score_levels", 2, 20),
         ),
         learns=_by_party(raw["learns"], "learns", names | {"coordinator"}, 256),
+        total=total,
+        epoch=epoch,
     )
