@@ -1,6 +1,6 @@
 """Plays this party's role in one step: own rows in, the protocol over the channel, results into a staging folder.
 
-Nothing here knows a socket or a key. Each function gets a `Job`, leaves its result files in `job.staging` and returns
+Each function gets a `Job`, leaves its result files in `job.staging` and returns
 the facts that the report shows. A role whose answers cost budget sends them through `Charged`.
 """
 
@@ -20,66 +20,22 @@ from numpy.typing import NDArray
 from tidegate.protocols import catalog
 from tidegate.protocols.blind import insight, logistic, scoring
 from tidegate.protocols.blind.split import receive_split, send_split
-from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, PolicyError
+from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError
 from tidegate.protocols.ids import Identifiers, keep_first, normalise
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import match
-from tidegate.wire.contract import Contract, Step
+from tidegate.wire.contract import Step
 
 from . import quality
 from .data import bins, features, table
+from .job import Charged, Facts, IntArray, Job
 
-Facts = dict[str, Any]
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-Noise = Callable[[int], IntArray]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a step may use: the contract, this party's rows, the results of earlier steps, where to put its own."""
-
-    contract: Contract
-    step: Step
-    party: str
-    rows: pa.Table
-    keys: dict[str, str]
-    region: str | None
-    duplicates: str
-    earlier: dict[str, Path]
-    staging: Path
-    randomness: Randomness
-    count_noise: Noise
-    charge: Callable[[str, int, int], None]
-
-    @property
-    def role(self) -> str:
-        return self.contract.party(self.party).role
-
-    @property
-    def peer(self) -> str:
-        return next(party.name for party in self.contract.parties if party.name != self.party)
-
-
-class Charged:
-    """A channel that runs `charge` before the first message leaves: a budget is spent before its answer is sent."""
-
-    def __init__(self, channel: Channel, charge: Callable[[], None]) -> None:
-        self._channel, self._charge, self._charged = channel, charge, False
-
-    async def send(self, message: Message) -> None:
-        if not self._charged:
-            self._charge()
-            self._charged = True
-        await self._channel.send(message)
-
-    async def recv(self, kind: type[M]) -> M:
-        return await self._channel.recv(kind)
 
 
 async def play(job: Job, channel: Channel) -> Facts:
     """Plays this party's role of the job's step and returns its facts; the files are in `job.staging` then."""
-    role = _ROLES[job.step.step, job.role]
+    role = _ROLES[job.step.protocol, job.role]
     facts = await role(job, channel)
     guards = job.contract.guards
     learned = catalog.learns(
@@ -457,14 +413,14 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 
 
 _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
-    ("match", "brand"): _match,
-    ("match", "media"): _match,
-    ("insight", "brand"): _insight_brand,
-    ("insight", "media"): _insight_media,
-    ("train", "brand"): _train_brand,
-    ("train", "media"): _train_media,
-    ("score", "brand"): _score_brand,
-    ("score", "media"): _score_media,
-    ("expand", "brand"): _expand_brand,
-    ("expand", "media"): _expand_media,
+    ("match.oprf@1", "brand"): _match,
+    ("match.oprf@1", "media"): _match,
+    ("insight.columns@1", "brand"): _insight_brand,
+    ("insight.columns@1", "media"): _insight_media,
+    ("train.fourier-lr@1", "brand"): _train_brand,
+    ("train.fourier-lr@1", "media"): _train_media,
+    ("score.rows@1", "brand"): _score_brand,
+    ("score.rows@1", "media"): _score_media,
+    ("expand.rows@1", "brand"): _expand_brand,
+    ("expand.rows@1", "media"): _expand_media,
 }

@@ -25,10 +25,11 @@ from tidegate.wire.line import open_line
 from tidegate.wire.session import open_session
 
 from .data import table
+from .job import Job
 from .noise import discrete_gaussian
 from .order import PASSING, Order, describe, is_result_of, outline
 from .progress import Progress
-from .steps import Job, play
+from .steps import play
 from .store import PersonError, Store
 
 MEMORY_LIMIT_BYTES = 16 * 2**30
@@ -65,8 +66,8 @@ async def attempt(order: Order) -> dict[str, Any]:
     store = Store(home.store_db)
     contract = store.campaign(order.contract).contract
     me = contract.party(home.name())
-    peer = next(party for party in contract.parties if party.name != me.name)
     step = contract.steps[order.step]
+    peer = contract.peer(me.name, step)
     identity = home.load_identity()
     registered = store.dataset(me.data.name)
     if table.commitment(registered.path, registered.salt) != me.data.commitment:
@@ -80,7 +81,6 @@ async def attempt(order: Order) -> dict[str, Any]:
                 f"the result of step {name} here is not the one that the parties agreed on",
                 "restore the folder campaigns from a backup, then start the node again",
             )
-    rows = table.read(registered.path)
 
     def charge(kind: str, amount: int, limit: int) -> None:
         store.charge(registered.digest, peer.name, kind, amount, limit, order.contract, order.run)
@@ -108,7 +108,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             contract=contract,
             step=step,
             party=me.name,
-            rows=rows,
+            path=registered.path,
             keys=registered.keys,
             region=registered.region or None,
             duplicates=registered.duplicates,

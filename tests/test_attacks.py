@@ -36,6 +36,7 @@ from tidegate.party import campaign as campaign_file
 from tidegate.party import mail, node, policy, screen, steps, worker
 from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.data import table
+from tidegate.party.job import Job
 from tidegate.party.order import Order
 from tidegate.party.store import Campaign, Dataset, PersonError, Store
 from tidegate.protocols.blind.logistic import Opening
@@ -795,7 +796,7 @@ class Eavesdropper:
         return await self._channel.recv(kind)
 
 
-def job_of(town: Town, made: Contract, step: str, party: Party, folder: Path, charge: Callable[..., None]) -> steps.Job:
+def job_of(town: Town, made: Contract, step: str, party: Party, folder: Path, charge: Callable[..., None]) -> Job:
     me = made.party(party.identity.name)
     registered = party.store.dataset(me.data.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -804,11 +805,11 @@ def job_of(town: Town, made: Contract, step: str, party: Party, folder: Path, ch
     # Person i of the media is person 500 + i of the brand.
     rows = np.arange(500, 1500) if me.role == "brand" else np.arange(1000)
     (matched / "rows.i64").write_bytes(rows.astype("<i8").tobytes())
-    return steps.Job(
+    return Job(
         contract=made,
         step=next(each for each in made.steps if each.step == step),
         party=me.name,
-        rows=table.read(registered.path),
+        path=registered.path,
         keys=registered.keys,
         region=None,
         duplicates="refuse",

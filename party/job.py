@@ -1,0 +1,73 @@
+"""What a step may use, and a channel that spends budget before it answers. Knows no socket and no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidegate.protocols.channel import Channel, M, Message
+from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.wire.contract import Contract, Step
+
+from .data import table
+
+Facts = dict[str, Any]
+IntArray = NDArray[np.int64]
+Noise = Callable[[int], IntArray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step may use: the contract, this party's data file, earlier results, where to put its own.
+
+    earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
+    """
+
+    contract: Contract
+    step: Step
+    party: str
+    path: Path
+    keys: dict[str, str]
+    region: str | None
+    duplicates: str
+    earlier: dict[str, Path]
+    staging: Path
+    randomness: Randomness
+    count_noise: Noise
+    charge: Callable[[str, int, int], None]
+
+    @property
+    def role(self) -> str:
+        return self.contract.party(self.party).role
+
+    @property
+    def peer(self) -> str:
+        return self.contract.peer(self.party, self.step).name
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """The whole table in memory: for steps that use its columns."""
+        return table.read(self.path)
+
+
+class Charged:
+    """A channel that runs `charge` before the first message leaves: a budget is spent before its answer is sent."""
+
+    def __init__(self, channel: Channel, charge: Callable[[], None]) -> None:
+        self._channel, self._charge, self._charged = channel, charge, False
+
+    async def send(self, message: Message) -> None:
+        if not self._charged:
+            self._charge()
+            self._charged = True
+        await self._channel.send(message)
+
+    async def recv(self, kind: type[M]) -> M:
+        return await self._channel.recv(kind)
