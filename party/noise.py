@@ -24,6 +24,7 @@ def discrete_gaussian(scale: int) -> Callable[[int], IntArray]:
         return lambda n: np.zeros(n, np.int64)
     # OpenDP's prelude would bring scikit-learn with it, a second of every worker's start.
     enable_features("contrib")
-    space = vector_domain(atom_domain(T=int)), l2_distance(T=float)
+    # OpenDP's int has 32 bits, and what does not fit ends at its limits without a word.
+    space = vector_domain(atom_domain(T="i64")), l2_distance(T=float)
     mechanism = make_gaussian(*space, scale=float(scale))
     return lambda n: np.array(mechanism([0] * n), np.int64)

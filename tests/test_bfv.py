@@ -230,7 +230,7 @@ def test_another_seal_is_refused(monkeypatch):
     monkeypatch.setattr(bfv, "_flooding_halves", lambda _: np.zeros_like(wrong))
     with pytest.raises(ConfigError, match="flooding"):
         bfv._self_test(context)
-    monkeypatch.setattr(bfv, "T", 65537)
+    monkeypatch.setattr(bfv, "MODULI", (65537, T))
     with pytest.raises(ConfigError, match="primes"):
         bfv._Context()
 

@@ -4,8 +4,9 @@
     PublicKey   loads uploads, multiplies them by known columns, sanitises the sums into results
 
 Parameters: 8192 coefficients; ciphertext modulus q of three 60-bit primes and a 38-bit special prime, 218 bits in all,
-the bound for 128-bit security in the homomorphic encryption standard; plaintext modulus T, 45 bits. They are this
-module's and never a message's: `_context` refuses to start with any other.
+the bound for 128-bit security in the homomorphic encryption standard; plaintext modulus T, 45 bits, or the second of
+MODULI, as large, for values that need both (their residues by one and by the other, under a key each, fix them modulo
+90 bits). They are this module's and never a message's: `_context` refuses to start with any other.
 
 Formats. An upload is the first half of a symmetric ciphertext in NTT form (3 x 8192 residues) behind the 32-byte seed
 from which both sides draw the second half: 196,640 bytes. A result is a ciphertext at the last prime alone, 2 x 8192
@@ -24,6 +25,7 @@ and `_context` shows at start-up that this SEAL reads them as meant, or refuses.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -45,6 +47,7 @@ Plaintext: TypeAlias = Any
 
 PRIMES = (1152921504606683137, 1152921504606748673, 1152921504606830593)
 SPECIAL_PRIME = 274877562881
+MODULI = (T, 35184371417089)
 FLOOD_BITS = 130
 UPLOAD_BYTES = 32 + 8 * len(PRIMES) * SLOTS
 RESULT_BYTES = 8 * 2 * SLOTS
@@ -52,7 +55,6 @@ PUBLIC_KEY_BYTES = 8 * 2 * (len(PRIMES) + 1) * SLOTS
 
 _Q = np.array(PRIMES, np.uint64)[:, None]
 _QP = np.array([*PRIMES, SPECIAL_PRIME], np.uint64)[:, None]
-_DELTA = np.array([np.prod(np.array(PRIMES, object)) // T % p for p in PRIMES], np.uint64)[:, None]
 _32, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 
@@ -93,17 +95,21 @@ class _Scratch:
 
 
 class _Context:
-    """SEAL's objects for the one parameter set, and the headers that go before residues."""
+    """SEAL's objects for the one parameter set and a plaintext modulus, and the headers that go before residues."""
 
-    def __init__(self) -> None:
+    def __init__(self, modulus: int = T) -> None:
         parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
         parameters.set_poly_modulus_degree(SLOTS)
-        modulus = sealapi.CoeffModulus.Create(SLOTS, [60, 60, 60, 38])
-        plain = sealapi.PlainModulus.Batching(SLOTS, 45)
-        if tuple(int(prime.value()) for prime in modulus) != (*PRIMES, SPECIAL_PRIME) or int(plain.value()) != T:
+        primes = sealapi.CoeffModulus.Create(SLOTS, [60, 60, 60, 38])
+        plain = {int(prime.value()): prime for prime in sealapi.CoeffModulus.Create(SLOTS, [45] * len(MODULI))}
+        if tuple(int(prime.value()) for prime in primes) != (*PRIMES, SPECIAL_PRIME) or set(plain) != set(MODULI):
             raise ConfigError("this SEAL chooses other primes than ours", "install tenseal 0.3.18")
-        parameters.set_coeff_modulus(modulus)
-        parameters.set_plain_modulus(plain)
+        parameters.set_coeff_modulus(primes)
+        parameters.set_plain_modulus(plain[modulus])
+        q = math.prod(PRIMES)
+        self.modulus, self.q_rest = modulus, q % modulus / modulus
+        self.delta = np.array([q // modulus % prime for prime in PRIMES], np.uint64)[:, None]
+        self.delta_inverse = _inverse_word(self.delta, _Q)
         self.seal = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
         self.scratch = _Scratch()
         self.evaluator = sealapi.Evaluator(self.seal)
@@ -131,9 +137,9 @@ class _Context:
 
 
 @functools.cache
-def _context() -> _Context:
+def _context(modulus: int = T) -> _Context:
     """The context of this process, after it has shown that this SEAL reads and writes residues as this module means."""
-    context = _Context()
+    context = _Context(modulus)
     _self_test(context)
     return context
 
@@ -153,9 +159,6 @@ def _multiply(a: UInt64Array, w: UInt64Array, w_inverse: UInt64Array, q: UInt64A
     product = a * w - quotient * q
     reduced: UInt64Array = np.where(product >= q, product - q, product)
     return reduced
-
-
-_DELTA_INVERSE = _inverse_word(_DELTA, _Q)
 
 
 def _seeded_half(seed: bytes) -> UInt64Array:
@@ -190,10 +193,10 @@ def _flood(randomness: Randomness) -> UInt64Array:
 
 
 class BrandKey:
-    """A secret key and what its holder does with it. One per run; never stored, never printed."""
+    """A secret key and what its holder does with it. One per run and modulus; never stored, never printed."""
 
-    def __init__(self, randomness: Randomness) -> None:
-        self._context = _context()
+    def __init__(self, randomness: Randomness, modulus: int = T) -> None:
+        self._context = _context(modulus)
         self._randomness = randomness
         seal = self._context.seal
         generator = sealapi.KeyGenerator(seal)
@@ -212,7 +215,7 @@ class BrandKey:
         return self._context.scratch.saved(self._public, PUBLIC_KEY_BYTES)
 
     def encrypt(self, blocks: Iterable[UInt64Array]) -> Iterator[bytes]:
-        """An upload for each block of 8192 residues modulo T, one per slot."""
+        """An upload for each block of 8192 residues modulo T (or the modulus given), one per slot."""
         return self._uploads(self._coefficients(block) for block in blocks)
 
     def encrypt_constants(self, values: UInt64Array) -> Iterator[bytes]:
@@ -243,11 +246,10 @@ class BrandKey:
         remaining = iter(polynomials)
         while pair := list(islice(remaining, 2)):
             m = np.stack([*pair, *[np.zeros(SLOTS, np.uint64)] * (2 - len(pair))])[:, None, :]
-            remainder = np.prod(np.array(PRIMES, object)) % T / T
-            rest = np.rint(m.astype(np.float64) * remainder).astype(np.uint64)
+            rest = np.rint(m.astype(np.float64) * self._context.q_rest).astype(np.uint64)
             noise = _small_noise(self._randomness, 2 * SLOTS).reshape(2, 1, SLOTS)
-            scaled = _multiply(m, _DELTA, _DELTA_INVERSE, _Q) + rest + noise
             context = self._context
+            scaled = _multiply(m, context.delta, context.delta_inverse, _Q) + rest + noise
             ciphertext = context.ciphertext((scaled + (_Q - np.uint64(21))) % _Q, ntt=False)
             context.evaluator.transform_to_ntt_inplace(ciphertext)
             transformed = context.residues(ciphertext, len(PRIMES))
@@ -263,11 +265,11 @@ class PublicKey:
     Honesty of the key is an assumption (docs/protocols/blind.md): no check here can show that it was made as it should.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, modulus: int = T) -> None:
         residues = _checked(data, PUBLIC_KEY_BYTES, _QP, "a public key")
         if not residues.any(axis=2).all():
             raise PeerError("a public key came that is zero")
-        self._context = _context()
+        self._context = _context(modulus)
         seal = self._context.seal
         key = self._context.ciphertext(residues, ntt=True, level=seal.key_parms_id(), into=sealapi.PublicKey())
         self._encryptor = sealapi.Encryptor(seal, key)
@@ -346,7 +348,7 @@ def _self_test(context: _Context) -> None:
     generator = sealapi.KeyGenerator(seal)
     encryptor = sealapi.Encryptor(seal, generator.secret_key())
     decryptor = sealapi.Decryptor(seal, generator.secret_key())
-    message = np.arange(SLOTS, dtype=np.uint64) * np.uint64(T // SLOTS)
+    message = np.arange(SLOTS, dtype=np.uint64) * np.uint64(context.modulus // SLOTS)
     try:
         fresh = sealapi.Ciphertext()
         encryptor.encrypt_symmetric(context.encode(message), fresh)
