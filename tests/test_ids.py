@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import random
 import re
 
 import numpy as np
-import phonenumbers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,32 +85,6 @@ def test_what_is_no_phone_number_is_invalid(text: str, region: str | None) -> No
     assert spelled("phone", text, region) is None
 
 
-def as_phonenumbers_reads(text: str, region: str) -> str | None:
-    try:
-        number = phonenumbers.parse(text, region)
-    except phonenumbers.NumberParseException:
-        return None
-    if not phonenumbers.is_valid_number(number):
-        return None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
-def test_short_cut_for_tidy_phones_gives_what_phonenumbers_gives() -> None:
-    rng = random.Random(1)
-    styles = [phonenumbers.PhoneNumberFormat.NATIONAL, phonenumbers.PhoneNumberFormat.INTERNATIONAL,
-              phonenumbers.PhoneNumberFormat.E164]  # fmt: skip
-    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
-        code = phonenumbers.country_code_for_region(region)
-        texts = ["".join(rng.choices("0123456789", k=rng.randint(6, 12))) for _ in range(6)]
-        texts += [f"0{text}" for text in texts] + [f"+{code}{text}" for text in texts]
-        for kind in range(11):
-            example = phonenumbers.example_number_for_type(region, kind)
-            if example is not None:
-                texts += [phonenumbers.format_number(example, style) for style in styles]
-        expected = [as_phonenumbers_reads(text, region) for text in texts]
-        assert [spelled("phone", text, region) for text in texts] == expected, region
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -143,7 +115,7 @@ def test_rows_without_identifier_are_left_out_and_counted() -> None:
     found, validity = normalise("email", ["a@x.nl", None, "nonsense", " ", "A@X.NL", "b@x.nl", ""])
     assert found.rows.tolist() == [0, 4, 5]
     assert list(found) == [b"email\0a@x.nl", b"email\0a@x.nl", b"email\0b@x.nl"]
-    assert validity == Validity(valid=3, invalid=1, missing=3, duplicates=1)
+    assert validity == Validity(valid=3, invalid=1, missing=3, duplicates=1, shapes=(("other", 1),))
     assert keep_first(found).rows.tolist() == [0, 5]
 
 
