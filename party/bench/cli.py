@@ -1,4 +1,4 @@
-"""`tidegate bench match|insight|train|score|expand`."""
+"""`tidegate bench match|insight|train|score|expand|rivals`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,42 @@ def expand(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = Fals
     _measure("expand", rows, as_json, media_features=features)
 
 
+@bench_app.command("rivals")
+def rivals(
+    rows: Rows = 100_000,
+    peer_rows: Annotated[int | None, typer.Option(min=1_000, help="Rows of the media; default as many.")] = None,
+    overlap: Annotated[int, typer.Option(min=1, max=100, help="Percent of the smaller side that both have.")] = 50,
+    python: Annotated[str, typer.Option(help="Interpreter of an environment that has the other engines.")] = "python3",
+    engine: Annotated[list[str] | None, typer.Option(help="Only this engine; may be given again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Match and, on the same people, what other engines' private set intersections need."""
+    from .rivals import table
+    from .run import Load
+
+    load = Load(
+        step="match",
+        rows=rows,
+        peer_rows=peer_rows or rows,
+        overlap_percent=overlap,
+        brand_features=5,
+        media_features=5,
+        steps=1,
+        keys=("email",),
+    )
+    if as_json:
+        typer.echo(json.dumps(table(load, python, engine or [], lambda _: None)))
+        return
+    console = Console()
+    with console.status("Starting ...") as status:
+        found = table(load, python, engine or [], lambda name: status.update(f"Measuring {name} on {rows:,} rows ..."))
+    columns = ("engine", "version", "seconds", "bytes", "peak_rss_mb", "cpu_s", "exact", "absent")
+    shown = Table(*columns, title=f"tidegate bench rivals, {rows:,} x {load.peer_rows:,} rows")
+    for row in found["engines"]:
+        shown.add_row(*(_text(row.get(column, "")) for column in columns))
+    console.print(shown)
+
+
 def _measure(
     step: str,
     rows: int,
@@ -88,5 +124,10 @@ def _measure(
         figures = bench(load)
     table = Table("figure", "value", title=f"tidegate bench {step}")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value))
+        table.add_row(name, _text(value))
     console.print(table)
+
+
+def _text(value: object) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:,}" if number else str(value)

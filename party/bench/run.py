@@ -48,15 +48,7 @@ def bench(load: Load) -> dict[str, Any]:
 
 
 def _bench(load: Load, folder: Path) -> dict[str, Any]:
-    rows, peer_rows, common = _sizes(load)
-    generate.write(
-        folder / "data",
-        rows=rows,
-        peer_rows=peer_rows,
-        common=common,
-        brand_features=load.brand_features,
-        media_features=load.media_features,
-    )
+    write_data(load, folder / "data")
     file = folder / "campaign.toml"
     file.write_text(campaign_text(load))
     keys = {kind: kind for kind in load.keys}
@@ -74,6 +66,19 @@ def _bench(load: Load, folder: Path) -> dict[str, Any]:
         peak_mb = peak.stop()
     figures = {**_figures(load, stage), "peak_rss_mb": peak_mb}
     return {"step": load.step, **figures, "rows": load.rows, **_given(load), **machine()}
+
+
+def write_data(load: Load, folder: Path) -> None:
+    """Writes brand.parquet and media.parquet, the tables that a load is measured on."""
+    rows, peer_rows, common = _sizes(load)
+    generate.write(
+        folder,
+        rows=rows,
+        peer_rows=peer_rows,
+        common=common,
+        brand_features=load.brand_features,
+        media_features=load.media_features,
+    )
 
 
 def _sizes(load: Load) -> tuple[int, int, int]:
