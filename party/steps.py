@@ -21,12 +21,10 @@ from tidegate.protocols import catalog
 from tidegate.protocols.blind import insight, logistic, scoring
 from tidegate.protocols.blind.split import receive_split, send_split
 from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError
-from tidegate.protocols.ids import Identifiers, keep_first, normalise
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.psi import match
 from tidegate.wire.contract import Step
 
-from . import quality
+from . import matching, quality
 from .data import bins, features, table
 from .job import Charged, Facts, IntArray, Job
 
@@ -47,51 +45,6 @@ async def play(job: Job, channel: Channel) -> Facts:
         score_levels=guards.score_levels,
     )
     return {"step": job.step.step, "learned": list(learned), **facts}
-
-
-def _identifiers(job: Job) -> dict[str, Identifiers]:
-    """This party's normalised identifiers for every key of the contract."""
-    ids: dict[str, Identifiers] = {}
-    for key in job.contract.keys:
-        column = job.keys.get(key.kind)
-        if column is None:
-            raise ConfigError(
-                f"data set {job.contract.party(job.party).data.name} has no {key.kind} column to match on",
-                f"register it with `tidegate party data add ... --key {key.kind}=COLUMN`",
-            )
-        found, validity = normalise(key.kind, table.texts(job.rows, column), job.region)
-        if validity.duplicates and job.duplicates != "keep-first":
-            raise ConfigError(
-                f"column {column} holds {validity.duplicates} duplicate identifiers",
-                "keep one row per person, or register the data set with --duplicates keep-first",
-            )
-        ids[key.kind] = keep_first(found)
-    return ids
-
-
-async def _match(job: Job, channel: Channel) -> Facts:
-    kinds = tuple(key.kind for key in job.contract.keys)
-    role = match.receiver if job.role == "brand" else match.sender
-    job_charge = lambda: job.charge("match", 1, 12)  # noqa: E731 - one line reads better here than a nested def
-    alignment = await role(
-        Charged(channel, job_charge),
-        _identifiers(job),
-        kinds=kinds,
-        floor=job.contract.guards.floor,
-        max_rows=job.contract.party(job.peer).data.rows,
-        randomness=job.randomness,
-    )
-    (job.staging / "rows.i64").write_bytes(alignment.rows.astype("<i8").tobytes())
-    mine, theirs = job.contract.party(job.party).data.rows, job.contract.party(job.peer).data.rows
-    return {
-        "brand_rows": mine if job.role == "brand" else theirs,
-        "media_rows": theirs if job.role == "brand" else mine,
-        "size": len(alignment.rows),
-        "by_key": dict(alignment.matched),
-        "own_by_key": dict(alignment.own),
-        "peer_by_key": dict(alignment.peer),
-        "floor": job.contract.guards.floor,
-    }
 
 
 def _aligned(job: Job) -> IntArray:
@@ -413,8 +366,8 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 
 
 _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
-    ("match.oprf@1", "brand"): _match,
-    ("match.oprf@1", "media"): _match,
+    ("match.oprf@1", "brand"): matching.matched,
+    ("match.oprf@1", "media"): matching.matched,
     ("insight.columns@1", "brand"): _insight_brand,
     ("insight.columns@1", "media"): _insight_media,
     ("train.fourier-lr@1", "brand"): _train_brand,
