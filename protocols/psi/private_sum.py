@@ -1,0 +1,298 @@
+"""How many people two parties have in common, and the sum of one party's values over them: nothing about a person.
+
+The holder has a value v of 0..cap for each of its identifiers Y; the counter has identifiers X. The media adds noise
+and the brand gets the sum, whichever of them is the holder.
+
+    counter (X)                                          holder (Y, v)
+                                   -- Size -->
+                                   <-- Size --           the end if either is under the floor
+      b H(x) for each x            -- Blinded -->        refuses bad and repeated elements
+                                   <-- Evaluated --      k b H(x), in a secret order that is never opened
+                                   <-- Tokens --         T(k H(y)), in another secret order
+      T(b^-1 k b H(x))
+      f = 1 for each token it has too, 0 for the others
+                                   -- Found -->          0 for anything under the floor, the end
+                                   <-- Key, Uploads --   Enc(v), in the order of the tokens
+      masks that add up to r       -- Results -->        <f, v> + r, and nothing else
+                                   <-- Noised --         of = media: <f, v> + r + noise
+      takes off r
+
+With the media as holder r is uniform, so the media opens a uniform number, and the brand tells it no more of the size than that
+the floor is reached. With the brand as holder the media counts and r is the noise: the brand opens the result,
+and the media says how many there are.
+
+What each learns. Both: how many rows the other enters, whether the floor is reached. The counter: how many match, even
+under the floor, where it forgets it, says 0 and no output depends on it. The brand: how many, at the floor or above,
+and the noised sum. No one learns which of its rows match: the counter cannot lay evaluated elements back to its rows,
+and the holder sees no token that was found.
+
+Why. Up to the tokens it is match.py, whose argument holds as it stands; the seed of its order does not exist here.
+Enc is BFV, which shows the counter nothing (RLWE); the product with f is sanitised (docs/protocols/blind.md), with masks that are
+uniform but for their total, so the holder opens <f, v> + r and learns neither f nor any part of the sum.
+
+Exact. Residues modulo T, 45 bits, hold a sum up to 1.7e13 of either sign. Where the sizes, the cap and the noise allow more,
+everything from Key on is done a second time modulo another prime, and the two residues give the sum modulo 90 bits.
+(Digits of the values in several sums would be exact too, but the lower digits' sum, which carries next to no noise, would
+be one figure more than was agreed on.)
+
+Assumption: both follow the protocol and enter their own rows and values. What is encrypted cannot be checked: a
+counter that gets the sum and multiplies one person's value by much more than the noise, or says that the floor is reached
+when it is not, or a holder that gets the sum and encrypts one large value, learns about single people. Values that can
+be checked are: elements, repetitions, counts, sizes, residues, and whether the sum is one that so many people can have.
+
+Reference: [IKNPRSSSY20] Ion et al., "On Deploying Secure Computing: Private Intersection-Sum-with-Cardinality",
+eprint 2019/723, with another encryption (docs/decisions/0008-sums-without-new-dependencies.md) and the size first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..blind.products import Key, receive_results, receive_uploads, send_results, send_uploads
+from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
+from ..ids import Identifiers, repeats
+from ..primitives.bfv import MODULI, BrandKey, PublicKey
+from ..primitives.fixed_point import IntArray, T, UInt64Array
+from ..primitives.group import ELEMENT_BYTES, Scalar, hash_multiply, multiply
+from ..primitives.packing import SLOTS, block_count, blocks
+from ..primitives.randomness import Randomness
+from .match import BLOCK, Blinded, Evaluated, Size, Tokens, common, equal_pairs, token_bytes
+from .match import _checked_size, _exactly, _matrix, _spans, _tokens
+from .oprf import HASH_TO_GROUP
+
+Noise = Callable[[int], IntArray]
+MOST_NOISE = 64
+"""No draw of noise has more standard deviations than this."""
+
+
+@dataclass(frozen=True)
+class Found(Message):
+    """How many people match where the holder may know, else the floor; 0 when they are under it."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Noised(Message):
+    """The masked sum with its noise by each modulus, 8 bytes each."""
+
+    residues: bytes
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What both parties know of a sum beforehand.
+
+    kind: of the identifiers. max_rows: of the peer. cap: the largest value, in units. noise_sd: the standard deviation
+    of the noise, in units.
+    """
+
+    kind: str
+    floor: int
+    max_rows: int
+    cap: int
+    noise_sd: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a role ends with; None is what it may not know. total: in units, with its noise."""
+
+    size: int | None
+    total: int | None
+
+
+async def counter(
+    channel: Channel, ids: Identifiers, terms: Terms, *, noise: Noise | None, randomness: Randomness
+) -> Sum:
+    """Plays the party without values. `noise` is the media's: with None this is the brand, which gets the sum.
+
+    Raises PeerError when the holder leaves the protocol, PolicyError when the floor is not reached.
+    """
+    _check_ids(ids, terms)
+    await channel.send(Size(len(ids)))
+    theirs = _checked_size(await channel.recv(Size), terms.max_rows)
+    most = min(len(ids), theirs)
+    if most < terms.floor:
+        raise _too_few(terms)
+    found = await _find(channel, ids, theirs, terms.kind, randomness)
+    size = int(np.count_nonzero(found))
+    if size < terms.floor:
+        await channel.send(Found(0))
+        raise _too_few(terms)
+    await channel.send(Found(terms.floor if noise is None else size))
+    moduli = moduli_for(most, terms)
+    added = None if noise is None else _drawn(noise, terms)
+    masks = [await _multiply(channel, found, added, modulus, randomness) for modulus in moduli]
+    if noise is not None:
+        return Sum(size, None)
+    came = _exactly((await channel.recv(Noised)).residues, 8 * len(moduli), "the sum")
+    residues = np.frombuffer(came, "<u8").tolist()
+    if any(residue >= modulus for residue, modulus in zip(residues, moduli, strict=True)):
+        raise PeerError("a residue of the sum came that is not below its modulus")
+    opened = [residue - mask for residue, mask in zip(residues, masks, strict=True)]
+    return Sum(size, _checked_total(joined(opened, moduli), size, terms))
+
+
+async def holder(
+    channel: Channel,
+    ids: Identifiers,
+    values: IntArray,
+    terms: Terms,
+    *,
+    noise: Noise | None,
+    randomness: Randomness,
+) -> Sum:
+    """Plays the party with values (n,), one of 0..cap for each identifier; see `counter`."""
+    _check_ids(ids, terms)
+    if values.shape != (len(ids),) or not ((values >= 0) & (values <= terms.cap)).all():
+        raise ValueError("one value of 0 to the cap is needed for each identifier")
+    theirs = _checked_size(await channel.recv(Size), terms.max_rows)
+    await channel.send(Size(len(ids)))
+    most = min(len(ids), theirs)
+    if most < terms.floor:
+        raise _too_few(terms)
+    shuffled = await _answer(channel, ids, theirs, terms.kind, randomness)
+    size = (await channel.recv(Found)).rows
+    if size == 0:
+        raise _too_few(terms)
+    if not terms.floor <= size <= (most if noise is None else terms.floor):
+        raise PeerError(f"the counter found {size} rows, 0 or {terms.floor} to {most} were possible")
+    moduli = moduli_for(most, terms)
+    residues = []
+    for modulus in moduli:
+        key = BrandKey(randomness, modulus)
+        await channel.send(Key(key.public_bytes()))
+        await send_uploads(channel, key.encrypt(_slots(values[shuffled[rows]]) for rows in blocks(len(values))))
+        async for result in receive_results(channel, 1):
+            residues.append(_total(key.decrypt(result), modulus))
+    if noise is None:
+        return Sum(size, _checked_total(joined(residues, moduli), size, terms))
+    drawn = _drawn(noise, terms)
+    noised = [(residue + drawn) % modulus for residue, modulus in zip(residues, moduli, strict=True)]
+    await channel.send(Noised(np.array(noised, "<u8").tobytes()))
+    return Sum(None, None)
+
+
+def moduli_for(most: int, terms: Terms) -> tuple[int, ...]:
+    """The moduli that hold the sum over at most so many people with its noise, either sign: one or both of two."""
+    return MODULI[:1] if 2 * _reach(most, terms) < T else MODULI
+
+
+def joined(residues: list[int], moduli: tuple[int, ...]) -> int:
+    """The integer of least size with these residues.   Chinese remainders, for one modulus or two."""
+    value, product = residues[0] % moduli[0], moduli[0]
+    for residue, modulus in zip(residues[1:], moduli[1:], strict=True):
+        value += product * ((residue - value) * pow(product, -1, modulus) % modulus)
+        product *= modulus
+    return value - product if value > product // 2 else value
+
+
+async def _find(
+    channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness
+) -> NDArray[np.bool_]:
+    """Which of the holder's tokens, in their secret order, are ours too."""
+    blinding = Scalar.random(randomness)
+    for block in ids.blocks(BLOCK):
+        await channel.send(Blinded(hash_multiply(block.data, block.offsets, HASH_TO_GROUP, blinding)))
+    unblinding = blinding.inverse()
+    length = token_bytes(len(ids), theirs)
+    tokens = np.empty((len(ids) + theirs, length), np.uint8)
+    own_tokens, peer_tokens = tokens[: len(ids)], tokens[len(ids) :]
+    for span in _spans(len(ids)):
+        evaluated = (await channel.recv(Evaluated)).elements
+        _exactly(evaluated, len(own_tokens[span]) * ELEMENT_BYTES, "evaluated elements")
+        own_tokens[span] = _tokens(kind, multiply(evaluated, unblinding), length)
+    for span in _spans(theirs):
+        came = (await channel.recv(Tokens)).tokens
+        peer_tokens[span] = _matrix(_exactly(came, peer_tokens[span].size, "tokens"), length)
+    found = np.zeros(theirs, np.bool_)
+    found[common(tokens, len(ids))[1]] = True
+    return found
+
+
+async def _answer(channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness) -> IntArray:
+    """The order in which our tokens went."""
+    key = Scalar.random(randomness)
+    evaluated = np.empty((theirs, ELEMENT_BYTES), np.uint8)
+    for span in _spans(theirs):
+        blinded = _exactly((await channel.recv(Blinded)).elements, evaluated[span].size, "blinded elements")
+        evaluated[span] = _matrix(multiply(blinded, key), ELEMENT_BYTES)
+    # Two blinded elements are equal if and only if the evaluated ones are.
+    if len(equal_pairs(evaluated)[0]):
+        raise PeerError("the counter sent a blinded element twice")
+    order = randomness.permutation(theirs)
+    for span in _spans(theirs):
+        await channel.send(Evaluated(evaluated[order[span]].tobytes()))
+    del evaluated, order
+    tokens = np.empty((len(ids), token_bytes(theirs, len(ids))), np.uint8)
+    for span, block in zip(_spans(len(ids)), ids.blocks(BLOCK), strict=True):
+        elements = hash_multiply(block.data, block.offsets, HASH_TO_GROUP, key)
+        tokens[span] = _tokens(kind, elements, tokens.shape[1])
+    shuffled = randomness.permutation(len(ids))
+    for span in _spans(len(ids)):
+        await channel.send(Tokens(tokens[shuffled[span]].tobytes()))
+    return shuffled
+
+
+async def _multiply(
+    channel: Channel, found: NDArray[np.bool_], added: int | None, modulus: int, randomness: Randomness
+) -> int:
+    """Answers with the sum of the values at the places found, masked; gives the mask's total: `added`, else uniform."""
+    public = PublicKey((await channel.recv(Key)).data, modulus)
+    sum_, number = None, 0
+    async for upload in receive_uploads(channel, block_count(len(found))):
+        here = found[number * SLOTS : (number + 1) * SLOTS]
+        sum_ = public.add_product(sum_, public.load(upload), public.encode(_slots(here)))
+        number += 1
+    mask = randomness.integers(modulus, SLOTS)
+    if added is not None:
+        mask[0] = (added - int(mask[1:].sum())) % modulus
+    await send_results(channel, [public.sanitise(sum_, mask, randomness)])
+    return _total(mask, modulus)
+
+
+def _slots(values: NDArray[np.int64] | NDArray[np.bool_]) -> UInt64Array:
+    """At most 8192 values, none of them negative or as large as a modulus, with zeros behind them."""
+    padded = np.zeros(SLOTS, np.uint64)
+    padded[: len(values)] = values
+    return padded
+
+
+def _total(residues: UInt64Array, modulus: int) -> int:
+    # 8192 residues of 45 bits add up to 58.
+    return int(residues.sum()) % modulus
+
+
+def _reach(people: int, terms: Terms) -> int:
+    return people * terms.cap + MOST_NOISE * terms.noise_sd
+
+
+def _drawn(noise: Noise, terms: Terms) -> int:
+    drawn = int(noise(1)[0])
+    if abs(drawn) > MOST_NOISE * terms.noise_sd:
+        raise ValueError(f"noise of standard deviation {terms.noise_sd} was declared, far more was drawn")
+    return drawn
+
+
+def _checked_total(total: int, size: int, terms: Terms) -> int:
+    if not -MOST_NOISE * terms.noise_sd <= total <= _reach(size, terms):
+        raise PeerError("the sum that came is more than so many people can have, or less than nothing")
+    return total
+
+
+def _check_ids(ids: Identifiers, terms: Terms) -> None:
+    if repeats(ids).any():
+        raise ConfigError(f"two rows have the same {terms.kind}", "keep the first of each, or one row per person")
+
+
+def _too_few(terms: Terms) -> PolicyError:
+    # The same text for every size under the floor, at both parties.
+    return PolicyError(
+        f"fewer than {terms.floor} people matched, so nothing was added up",
+        "check that both sides have the right keys and countries, or enter more people",
+    )
