@@ -2,13 +2,16 @@
 
     state       may become                                    what it waits for
     signing     waiting, refused, cancelled, expired          every party's signature
-    waiting     running, waiting, done, failed, cancelled, expired    every party's node; then the step starts
-    running     waiting, done, failed, cancelled, expired     every party's receipt, or the first bad news
+    waiting     running, waiting, done, failed, cancelled, expired    the nodes of a step's parties; then it starts
+    running     waiting, done, failed, cancelled, expired     the receipts of its parties, or the first bad news
     done, failed, refused, cancelled, expired                 nothing: these are final
 
-A step is committed when the receipts of all parties are here, and this is on disk before anybody is told. A run whose
-line or node was lost is over; the step starts again as a new run when everybody is back. A node that comes back says
-what it still holds: if all hold the same run with its receipt, that run is committed instead of repeated.
+A step is committed when the receipts of all its parties are here, and this is on disk before anybody is told. A run
+whose line or node was lost is over; the step starts again as a new run when everybody is back. A node that comes back
+says what it still holds: if all hold the same run with its receipt, that run is committed instead of repeated.
+
+Steps between the same parties run in their order; those between others need not wait for them, so that a media that is
+away holds up its own steps alone. Of one campaign one step runs at a time.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ REPORT_WITHIN_S = 15.0  # after a worker's line broke: how long its node may tak
 OPEN_WITHIN_S = 120.0  # after the start of a run: how long a worker may take to open its line
 PAUSE_AT_MOST_S = 30.0  # between two attempts; the first pause is one second, and each next one twice as long
 
-_STEP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_STEP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,95}")  # a kind of step and, with several media, the media's name
 _MAX_OPEN_PER_PARTY = 1000
 _MAX_TOLD = 1000
 _YEAR_S = 366 * 86400
@@ -69,7 +72,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Commit:
-    """A finished step: the run whose result counts, and every party's receipt for it."""
+    """A finished step: the run whose result counts, and the receipt of each of its parties."""
 
     run: bytes
     receipts: dict[str, bytes]
@@ -100,33 +103,59 @@ class Run:
 
 
 @dataclass
+class Step:
+    """A step and how far it is. The store keeps all but the last four fields, which say why it waits."""
+
+    name: str
+    parties: tuple[str, ...]
+    attempt: int = 0
+    commit: Commit | None = None
+    reason: str = ""
+    by: str = ""
+    not_before_s: float = 0.0
+    waits_for: str = ""  # the party at which a person has to do something
+
+
+@dataclass
 class Campaign:
-    """A campaign as the coordinator knows it. All but the last three fields are what the store keeps."""
+    """A campaign as the coordinator knows it. All but the last field are what the store keeps.
+
+    step is the index of the step that runs or is next, the number of steps once all are done.
+    """
 
     contract: bytes
     parties: tuple[str, ...]
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
     expires_s: int
     filed_s: float
     changed_s: float
     state: str = "signing"
     step: int = 0
-    attempt: int = 0
     reason: str = ""
     by: str = ""
     signatures: dict[str, bytes] = field(default_factory=dict)
-    commits: list[Commit] = field(default_factory=list)
     run: Run | None = None
-    not_before_s: float = 0.0
-    waits_for: str = ""  # the party at which a person has to do something
 
     @property
     def short(self) -> str:
         return self.contract.hex()[:12]
 
     @property
-    def step_name(self) -> str:
+    def current(self) -> Step:
         return self.steps[min(self.step, len(self.steps) - 1)]
+
+    @property
+    def attempt(self) -> int:
+        """How often the step that runs or is next was started."""
+        return 0 if self.current.commit else self.current.attempt
+
+    def next_steps(self) -> list[int]:
+        """The steps that are not committed and come first between their parties."""
+        first: dict[tuple[str, ...], int] = {}
+        for index, step in enumerate(self.steps):
+            if step.commit is None:
+                first.setdefault(step.parties, index)
+        return list(first.values())
 
 
 @dataclass
@@ -176,7 +205,8 @@ class Scheduler:
         if campaign.state == "signing":
             missing = [party for party in campaign.parties if party not in campaign.signatures]
         elif campaign.state == "waiting":
-            missing = [party for party in campaign.parties if party not in self._here]
+            wanted = {party for index in campaign.next_steps() for party in campaign.steps[index].parties}
+            missing = [party for party in campaign.parties if party in wanted and party not in self._here]
         return pb.CampaignState(
             contract=campaign.contract,
             state=campaign.state,
@@ -198,18 +228,20 @@ class Scheduler:
 
     def file(self, party: str, docket: pb.Docket, at: Moment) -> Effects:
         """A new campaign, signed by its proposer. The caller has verified the signature."""
-        parties, steps = tuple(docket.parties), tuple(docket.steps)
+        parties, names = tuple(docket.parties), tuple(docket.steps)
         if len(docket.contract) != 32:
             raise RefusedError("INVALID_ARGUMENT", f"a contract hash has 32 bytes, this one {len(docket.contract)}")
         if not 2 <= len(parties) <= 16 or len(set(parties)) != len(parties):
             raise RefusedError("INVALID_ARGUMENT", "a campaign has 2 to 16 different parties")
         if parties[0] != party:
             raise RefusedError("PERMISSION_DENIED", f"a campaign's first party is its proposer, and {party} calls")
-        if not 1 <= len(steps) <= 32 or not all(_STEP_NAME.fullmatch(step) for step in steps):
+        if not 1 <= len(names) <= 32 or not all(_STEP_NAME.fullmatch(name) for name in names):
             raise RefusedError("INVALID_ARGUMENT", "a campaign has 1 to 32 steps with short lower-case names")
+        steps = tuple(map(Step, names, _members(docket)))
         known = self._campaigns.get(docket.contract)
         if known is not None:
-            if (known.parties, known.steps, known.expires_s) == (parties, steps, docket.expires_s):
+            same = [(step.name, step.parties) for step in known.steps] == [(step.name, step.parties) for step in steps]
+            if same and (known.parties, known.expires_s) == (parties, docket.expires_s):
                 return self._flush(at)
             raise RefusedError("ALREADY_EXISTS", "this contract was filed with other parties, steps or expiry")
         if not at.wall_s < docket.expires_s < at.wall_s + 2 * _YEAR_S:
@@ -220,7 +252,7 @@ class Scheduler:
         campaign.signatures[party] = docket.signature
         self._campaigns[campaign.contract] = campaign
         self._changed(campaign, at)
-        self._note(campaign, f"filed by {party} for {', '.join(parties[1:])}: {', '.join(steps)}")
+        self._note(campaign, f"filed by {party} for {', '.join(parties[1:])}: {', '.join(names)}")
         return self._flush(at)
 
     def sign(self, party: str, contract: bytes, signature: bytes, at: Moment) -> Effects:
@@ -255,8 +287,9 @@ class Scheduler:
             self._stopped[party] = set()
             self._effects.shown.update({campaign.contract: campaign for campaign in self._open(party)})
         for campaign in self._open(party):
-            if campaign.waits_for == party:
-                campaign.waits_for, campaign.attempt = "", 0
+            for step in campaign.steps:
+                if step.waits_for == party:
+                    step.waits_for, step.attempt = "", 0
         self._here[party] = {}
         for item in held:
             self._hold(party, item.contract, item.step, item.run, item.receipt, item.committed, at)
@@ -273,9 +306,10 @@ class Scheduler:
         self._stopped.pop(party, None)
         for campaign in self._open(party):
             self._effects.shown[campaign.contract] = campaign
-            if campaign.run is not None and party not in campaign.run.reports:
+            run = campaign.run
+            if run is not None and party in run.parties and party not in run.reports:
                 lost = Report("lost", reason=f"the line to {party}'s node broke")
-                self._report(campaign, campaign.run, party, lost, at)
+                self._report(campaign, run, party, lost, at)
         return self._flush(at)
 
     def ended(self, party: str, ended: pb.Ended, at: Moment) -> Effects:
@@ -288,13 +322,14 @@ class Scheduler:
             raise RefusedError("INVALID_ARGUMENT", text)
         if ended.prepared:
             self._hold(party, ended.contract, ended.step, ended.run, ended.receipt, False, at)
-        elif campaign.run is not None and campaign.run.id == ended.run:
+        elif campaign.run is not None and campaign.run.id == ended.run and party in campaign.run.parties:
             self._forget(party, campaign.run.id, campaign)
             self._report(campaign, campaign.run, party, Report(ended.error, reason=printable(ended.reason)), at)
-        elif any(commit.run == ended.run for commit in campaign.commits) and campaign.state not in FINAL - {"done"}:
-            step = campaign.steps[ended.step] if ended.step < len(campaign.steps) else "a step"
-            text = f"{party} could not keep the result of {step}: {printable(ended.reason)}"
-            self._finish(campaign, "failed", text, party, at)
+        elif campaign.state not in FINAL - {"done"}:
+            for step in campaign.steps:
+                if step.commit is not None and step.commit.run == ended.run and party in step.parties:
+                    text = f"{party} could not keep the result of {step.name}: {printable(ended.reason)}"
+                    self._finish(campaign, "failed", text, party, at)
         return self._flush(at)
 
     def line_opened(self, run: bytes, party: str) -> None:
@@ -347,10 +382,10 @@ class Scheduler:
         run.reports[party] = report
         prepared = {name: each.receipt for name, each in run.reports.items() if each.kind == "prepared"}
         if len(prepared) == len(run.parties):
-            self._commit_or_fail(campaign, run.id, prepared, at)
+            self._commit_or_fail(campaign, run.step, run.id, prepared, at)
             return
         if report.kind != "prepared":
-            self._note(campaign, f"{campaign.step_name}: {party}: {report.reason or report.kind}")
+            self._note(campaign, f"{campaign.current.name}: {party}: {report.reason or report.kind}")
             if run.decide_by_s is None:
                 run.decide_by_s = at.steady_s + HEARD_WITHIN_S
                 self._effects.lines.append((run.id, None))
@@ -378,16 +413,24 @@ class Scheduler:
 
     def _again(self, campaign: Campaign, kind: str, reason: str, by: str, at: Moment) -> None:
         """Back to waiting for the next attempt, or to the end if this kind of failure allows no more."""
-        if campaign.attempt < ENDINGS[kind]:
-            campaign.not_before_s = at.steady_s + min(PAUSE_AT_MOST_S, 2.0 ** min(campaign.attempt - 1, 8))
-            campaign.reason, campaign.by = reason, by
-            campaign.waits_for = by if kind == "person" else ""
-            self._move(campaign, "waiting", at)
+        step = campaign.current
+        if step.attempt < ENDINGS[kind]:
+            step.not_before_s = at.steady_s + min(PAUSE_AT_MOST_S, 2.0 ** min(step.attempt - 1, 8))
+            step.reason, step.by = reason, by
+            step.waits_for = by if kind == "person" else ""
+            self._wait(campaign, at)
         elif ENDINGS[kind] == 1:
             self._finish(campaign, "failed", reason, by, at)
         else:
-            text = f"step {campaign.step_name} broke off in {campaign.attempt} attempts; the last time: {reason}"
+            text = f"step {step.name} broke off in {step.attempt} attempts; the last time: {reason}"
             self._finish(campaign, "failed", text, by, at)
+
+    def _wait(self, campaign: Campaign, at: Moment) -> None:
+        """To waiting, and what is said of it is the first of the next steps that something stands in the way of."""
+        steps = campaign.next_steps()
+        campaign.step = next((index for index in steps if campaign.steps[index].reason), steps[0])
+        campaign.reason, campaign.by = campaign.current.reason, campaign.current.by
+        self._move(campaign, "waiting", at)
 
     def _finish(self, campaign: Campaign, state: str, reason: str, by: str, at: Moment) -> None:
         run, campaign.run = campaign.run, None
@@ -401,30 +444,33 @@ class Scheduler:
         campaign.reason, campaign.by = reason, by
         self._move(campaign, state, at)
 
-    def _commit_or_fail(self, campaign: Campaign, run: bytes, receipts: dict[str, bytes], at: Moment) -> None:
-        digests = set()
+    def _commit_or_fail(
+        self, campaign: Campaign, index: int, run: bytes, receipts: dict[str, bytes], at: Moment
+    ) -> None:
+        step, digests = campaign.steps[index], set()
         for party, receipt in receipts.items():
             try:
-                digests.add(self._read_receipt(party, campaign.contract, campaign.step, run, receipt))
+                digests.add(self._read_receipt(party, campaign.contract, index, run, receipt))
             except TidegateError as error:
                 self._finish(campaign, "failed", f"the receipt of {party} is not valid: {error.text}", party, at)
                 return
         if len(digests) != 1:
-            text = f"the parties' receipts for step {campaign.step_name} name different transcripts"
+            text = f"the parties' receipts for step {step.name} name different transcripts"
             self._finish(campaign, "failed", text, "", at)
             return
-        name = campaign.step_name
         campaign.run = None
-        campaign.commits.append(Commit(run, {party: receipts[party] for party in campaign.parties}))
-        for party in campaign.parties:
+        step.commit = Commit(run, {party: receipts[party] for party in step.parties})
+        for party in step.parties:
             self._forget(party, run, campaign)
-        campaign.step, campaign.attempt, campaign.not_before_s = campaign.step + 1, 0, 0.0
-        campaign.reason = campaign.by = ""
         self._effects.lines.append((run, None))
-        for party in campaign.parties:
-            self._tell_commit(party, campaign, campaign.step - 1)
-        self._note(campaign, f"{name}: committed by all")
-        self._move(campaign, "done" if campaign.step == len(campaign.steps) else "waiting", at)
+        for party in step.parties:
+            self._tell_commit(party, campaign, index)
+        self._note(campaign, f"{step.name}: committed by all")
+        if campaign.next_steps():
+            self._wait(campaign, at)
+        else:
+            campaign.step, campaign.reason, campaign.by = len(campaign.steps), "", ""
+            self._move(campaign, "done", at)
 
     # What nodes hold
 
@@ -433,21 +479,22 @@ class Scheduler:
     ) -> None:
         """A node holds the result of a run: prepared, or committed already."""
         campaign = self._campaigns.get(contract)
-        if campaign is None or party not in campaign.parties or step >= len(campaign.steps):
+        if campaign is None or step >= len(campaign.steps) or party not in campaign.steps[step].parties:
             return
         if run in self._stopped.get(party, ()):
             return
-        if step < len(campaign.commits):
+        commit = campaign.steps[step].commit
+        if commit is not None:
             if committed:
                 return
-            if campaign.commits[step].run == run:
+            if commit.run == run:
                 self._tell_commit(party, campaign, step)
             else:
                 self._stop(party, run, campaign, "another run of this step was committed")
         elif campaign.state in FINAL:
             if not committed:
                 self._stop(party, run, campaign, campaign.reason)
-        elif campaign.run is not None and campaign.step == step and campaign.run.id != run:
+        elif campaign.run is not None and campaign.run.step == step and campaign.run.id != run:
             self._stop(party, run, campaign, "a newer run of this step is going on")
         else:
             if party in self._here:
@@ -471,46 +518,53 @@ class Scheduler:
         waiting: list[Campaign] = []
         for campaign in self._campaigns.values():
             if campaign.run is not None:
-                for party in campaign.parties:
+                for party in campaign.run.parties:
                     busy[party] = busy.get(party, 0) + 1
             elif campaign.state == "waiting":
                 waiting.append(campaign)
         for campaign in sorted(waiting, key=lambda each: each.changed_s):
             while campaign.state == "waiting" and self._finish_held(campaign, at):
                 pass
-            if campaign.state != "waiting" or campaign.waits_for or at.steady_s < campaign.not_before_s:
+            if campaign.state != "waiting":
                 continue
-            if any(party not in self._here or busy.get(party, 0) >= self._runs_per_party for party in campaign.parties):
-                continue
-            for party in campaign.parties:
-                busy[party] = busy.get(party, 0) + 1
-            self._start(campaign, at)
+            for index in campaign.next_steps():
+                step = campaign.steps[index]
+                if step.waits_for or at.steady_s < step.not_before_s:
+                    continue
+                if all(party in self._here and busy.get(party, 0) < self._runs_per_party for party in step.parties):
+                    for party in step.parties:
+                        busy[party] = busy.get(party, 0) + 1
+                    self._start(campaign, index, at)
+                    break
 
     def _finish_held(self, campaign: Campaign, at: Moment) -> bool:
-        """Commits the run of the present step that every party holds, if there is one."""
-        key = (campaign.contract, campaign.step)
-        held = [self._here.get(party, {}).get(key, {}) for party in campaign.parties]
-        common = set(held[0]).intersection(*held[1:])
-        if not common:
-            return False
-        run = min(common)
-        self._commit_or_fail(campaign, run, {party: held[i][run] for i, party in enumerate(campaign.parties)}, at)
-        return True
+        """Commits a run of one of the next steps that all its parties hold, if there is one."""
+        for index in campaign.next_steps():
+            parties = campaign.steps[index].parties
+            held = {party: self._here.get(party, {}).get((campaign.contract, index), {}) for party in parties}
+            common = set.intersection(*map(set, held.values()))
+            if common:
+                run = min(common)
+                self._commit_or_fail(campaign, index, run, {party: held[party][run] for party in parties}, at)
+                return True
+        return False
 
-    def _start(self, campaign: Campaign, at: Moment) -> None:
-        for party in campaign.parties:
-            for held in list(self._here[party].get((campaign.contract, campaign.step), {})):
+    def _start(self, campaign: Campaign, index: int, at: Moment) -> None:
+        step = campaign.steps[index]
+        for party in step.parties:
+            for held in list(self._here[party].get((campaign.contract, index), {})):
                 self._stop(party, held, campaign, "not every party holds this run: the step starts again")
-        campaign.attempt += 1
-        run = Run(self._new_run(), campaign.contract, campaign.step, campaign.parties, at.steady_s + OPEN_WITHIN_S)
+        step.attempt += 1
+        step.reason = step.by = campaign.reason = campaign.by = ""
+        campaign.step = index
+        run = Run(self._new_run(), campaign.contract, index, step.parties, at.steady_s + OPEN_WITHIN_S)
         campaign.run = run
-        campaign.reason = campaign.by = ""
         self._move(campaign, "running", at)
         self._effects.lines.append((run.id, run.parties))
-        start = pb.Start(contract=campaign.contract, step=campaign.step, run=run.id, attempt=campaign.attempt)
-        for party in campaign.parties:
+        start = pb.Start(contract=campaign.contract, step=index, run=run.id, attempt=step.attempt)
+        for party in step.parties:
             self._tell(party, pb.ToNode(start=start))
-        self._note(campaign, f"{campaign.step_name}: started, attempt {campaign.attempt}")
+        self._note(campaign, f"{step.name}: started, attempt {step.attempt}")
 
     # Small steps that the others are made of
 
@@ -554,10 +608,12 @@ class Scheduler:
         if party in self._here:
             self._effects.tells.append((party, message))
 
-    def _tell_commit(self, party: str, campaign: Campaign, step: int) -> None:
-        commit = campaign.commits[step]
-        receipts = [commit.receipts[name] for name in campaign.parties]
-        message = pb.Commit(contract=campaign.contract, step=step, run=commit.run, receipts=receipts)
+    def _tell_commit(self, party: str, campaign: Campaign, index: int) -> None:
+        step = campaign.steps[index]
+        if step.commit is None:
+            raise RuntimeError("a step that is not committed cannot be told of as committed")
+        receipts = [step.commit.receipts[name] for name in step.parties]
+        message = pb.Commit(contract=campaign.contract, step=index, run=step.commit.run, receipts=receipts)
         self._tell(party, pb.ToNode(commit=message))
 
     def _stop(self, party: str, run: bytes, campaign: Campaign, reason: str) -> None:
@@ -574,3 +630,16 @@ class Scheduler:
                 if party in self._here:
                     effects.tells.append((party, pb.ToNode(state=self.state(campaign))))
         return effects
+
+
+def _members(docket: pb.Docket) -> list[tuple[str, ...]]:
+    """Who takes part in each step, in the order of the docket's parties. Raises RefusedError."""
+    parties, members = tuple(docket.parties), [set(each.parties) for each in docket.members]
+    if not members:
+        return [parties] * len(docket.steps)
+    if len(members) != len(docket.steps) or any(len(each) < 2 or not each <= set(parties) for each in members):
+        text = "a docket names the parties of each step, two or more of its own"
+        raise RefusedError("INVALID_ARGUMENT", text)
+    if set().union(*members) != set(parties):
+        raise RefusedError("INVALID_ARGUMENT", "a docket names no party that takes part in no step")
+    return [tuple(party for party in parties if party in each) for each in members]

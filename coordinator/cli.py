@@ -195,7 +195,7 @@ def campaigns(context: typer.Context) -> None:
     table = Table("campaign", "parties", "state", "step", "try", "changed", "reason", box=box.SIMPLE_HEAD)
     colours = {"done": "green", "running": "cyan", "waiting": "yellow", "signing": "yellow"}
     for campaign in store.campaigns():
-        of = f"{campaign.step_name} ({min(campaign.step + 1, len(campaign.steps))} of {len(campaign.steps)})"
+        of = f"{campaign.current.name} ({min(campaign.step + 1, len(campaign.steps))} of {len(campaign.steps)})"
         reason = campaign.reason
         if campaign.state == "signing":
             unsigned = [party for party in campaign.parties if party not in campaign.signatures]

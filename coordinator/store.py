@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tidegate.protocols.channel import ConfigError
 
-from .campaigns import Campaign, Commit
+from .campaigns import Campaign, Commit, Step
 
 _META = sa.MetaData()
 
@@ -53,7 +53,7 @@ _CAMPAIGNS = sa.Table(
     _META,
     sa.Column("contract", sa.LargeBinary, primary_key=True),
     sa.Column("parties", sa.String, nullable=False),  # JSON list, proposer first
-    sa.Column("steps", sa.String, nullable=False),  # JSON list
+    sa.Column("steps", sa.String, nullable=False),  # JSON list of names
     sa.Column("expires_s", sa.Integer, nullable=False),
     sa.Column("filed_s", sa.Float, nullable=False),
     sa.Column("changed_s", sa.Float, nullable=False),
@@ -62,6 +62,15 @@ _CAMPAIGNS = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("by", sa.String, nullable=False),
+)
+# Beside the campaigns, so that a file of an earlier version is read as it is: there all took part in every step.
+_STEPS = sa.Table(
+    "steps",
+    _META,
+    sa.Column("contract", sa.LargeBinary, primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True),
+    sa.Column("parties", sa.String, nullable=False),  # JSON list
+    sa.Column("attempt", sa.Integer, nullable=False),
 )
 _SIGNATURES = sa.Table(
     "signatures",
@@ -234,18 +243,32 @@ class Store:
         with self._writing() as connection:
             for campaign in campaigns:
                 values = {name: getattr(campaign, name) for name in _PLAIN}
-                values |= {"parties": json.dumps(campaign.parties), "steps": json.dumps(campaign.steps)}
+                names = [step.name for step in campaign.steps]
+                values |= {"parties": json.dumps(campaign.parties), "steps": json.dumps(names)}
                 connection.execute(
                     insert(_CAMPAIGNS).values(values).on_conflict_do_update(index_elements=["contract"], set_=values)
                 )
+                for index, step in enumerate(campaign.steps):
+                    row = {"contract": campaign.contract, "step": index}
+                    row |= {"parties": json.dumps(step.parties), "attempt": step.attempt}
+                    connection.execute(
+                        insert(_STEPS).values(row).on_conflict_do_update(index_elements=["contract", "step"], set_=row)
+                    )
                 signed = [
                     {"contract": campaign.contract, "party": party, "signature": signature}
                     for party, signature in campaign.signatures.items()
                 ]
                 received = [
-                    {"contract": campaign.contract, "step": step, "party": party, "run": commit.run, "receipt": receipt}
-                    for step, commit in enumerate(campaign.commits)
-                    for party, receipt in commit.receipts.items()
+                    {
+                        "contract": campaign.contract,
+                        "step": index,
+                        "party": party,
+                        "run": step.commit.run,
+                        "receipt": receipt,
+                    }
+                    for index, step in enumerate(campaign.steps)
+                    if step.commit is not None
+                    for party, receipt in step.commit.receipts.items()
                 ]
                 for table, rows in ((_SIGNATURES, signed), (_RECEIPTS, received)):
                     if rows:
@@ -256,22 +279,30 @@ class Store:
         signatures: dict[bytes, dict[str, bytes]] = {}
         for row in self._rows(sa.select(_SIGNATURES)):
             signatures.setdefault(row.contract, {})[row.party] = row.signature
-        commits: dict[bytes, list[Commit]] = {}
-        for row in self._rows(sa.select(_RECEIPTS).order_by(_RECEIPTS.c.contract, _RECEIPTS.c.step)):
-            mine = commits.setdefault(row.contract, [])
-            if row.step == len(mine):
-                mine.append(Commit(row.run, {}))
-            mine[row.step].receipts[row.party] = row.receipt
-        return [
-            Campaign(
-                parties=tuple(json.loads(row.parties)),
-                steps=tuple(json.loads(row.steps)),
-                signatures=signatures.get(row.contract, {}),
-                commits=commits.get(row.contract, []),
-                **{name: getattr(row, name) for name in _PLAIN},
-            )
-            for row in self._rows(sa.select(_CAMPAIGNS).order_by(_CAMPAIGNS.c.filed_s))
-        ]
+        commits: dict[tuple[bytes, int], Commit] = {}
+        for row in self._rows(sa.select(_RECEIPTS)):
+            commits.setdefault((row.contract, row.step), Commit(row.run, {})).receipts[row.party] = row.receipt
+        kept = {(row.contract, row.step): row for row in self._rows(sa.select(_STEPS))}
+        found = []
+        for row in self._rows(sa.select(_CAMPAIGNS).order_by(_CAMPAIGNS.c.filed_s)):
+            parties = tuple(json.loads(row.parties))
+            steps = []
+            for index, name in enumerate(json.loads(row.steps)):
+                own = kept.get((row.contract, index))
+                attempt = row.attempt if index == row.step else 0
+                step = Step(name, parties, attempt) if own is None else Step(name, _names(own.parties), own.attempt)
+                step.commit = commits.get((row.contract, index))
+                if index == row.step and row.state == "waiting":
+                    step.reason, step.by = row.reason, row.by
+                steps.append(step)
+            plain = {name: getattr(row, name) for name in _PLAIN if name != "attempt"}
+            signed = signatures.get(row.contract, {})
+            found.append(Campaign(parties=parties, steps=tuple(steps), signatures=signed, **plain))
+        return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def _durable(connection: Any, _record: object) -> None:

@@ -73,7 +73,9 @@ class World:
     def do(self, effects: Effects) -> None:
         for contract, campaign in effects.changed.items():
             kept = copy.deepcopy(campaign)
-            kept.run, kept.not_before_s, kept.waits_for = None, 0.0, ""
+            kept.run = None
+            for step in kept.steps:
+                step.not_before_s, step.waits_for = 0.0, ""
             self.disk[contract] = kept
         self.lines += effects.lines
         for party, message in effects.tells:
@@ -590,14 +592,16 @@ class Storm:
         self.deliver()
 
     def check(self) -> None:
-        for index, commit in enumerate(self.world.disk[CONTRACT].commits):
+        steps = self.world.disk[CONTRACT].steps
+        for index, step in enumerate(steps):
             for node in self.nodes.values():
                 mine = node.committed.get(index)
-                assert mine in (None, commit.run), "the parties committed different runs"
-                assert mine is not None or commit.run in node.prepared, "a run was committed that a party does not hold"
-        for node in self.nodes.values():
-            for index, run in node.committed.items():
-                assert self.world.disk[CONTRACT].commits[index].run == run
+                if step.commit is None or node.name not in step.parties:
+                    assert mine is None
+                    continue
+                assert mine in (None, step.commit.run), "the parties committed different runs"
+                held_here = mine is not None or step.commit.run in node.prepared
+                assert held_here, "a run was committed that a party does not hold"
 
     def settle(self) -> None:
         """From now on nothing breaks."""

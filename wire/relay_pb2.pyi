@@ -63,18 +63,26 @@ class CollectReply(_message.Message):
     def __init__(self, letters: _Optional[_Iterable[_Union[Letter, _Mapping]]] = ...) -> None: ...
 
 class Docket(_message.Message):
-    __slots__ = ("contract", "parties", "steps", "expires_s", "signature")
+    __slots__ = ("contract", "parties", "steps", "expires_s", "signature", "members")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     PARTIES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     contract: bytes
     parties: _containers.RepeatedScalarFieldContainer[str]
     steps: _containers.RepeatedScalarFieldContainer[str]
     expires_s: int
     signature: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., parties: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., expires_s: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[Members]
+    def __init__(self, contract: _Optional[bytes] = ..., parties: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., expires_s: _Optional[int] = ..., signature: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Members, _Mapping]]] = ...) -> None: ...
+
+class Members(_message.Message):
+    __slots__ = ("parties",)
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    parties: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, parties: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Signature(_message.Message):
     __slots__ = ("contract", "signature")
