@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from ..channel import PeerError
+from ..primitives import group
 from ..primitives.group import ELEMENT_BYTES, Offsets, Scalar, expand_message, hash_multiply, multiply
 
 SUITE = b"OPRFV1-\x00-ristretto255-SHA512"
@@ -67,14 +69,21 @@ def evaluate(inputs: Sequence[bytes], key: Scalar) -> list[bytes]:
 
 
 def _outputs(inputs: Sequence[bytes], elements: bytes) -> list[bytes]:
-    length = ELEMENT_BYTES.to_bytes(2, "big")
-    return [
-        hashlib.sha512(
-            len(item).to_bytes(2, "big")
-            + item
-            + length
-            + elements[i * ELEMENT_BYTES : (i + 1) * ELEMENT_BYTES]
-            + b"Finalize"
-        ).digest()
-        for i, item in enumerate(inputs)
-    ]
+    whole = outputs(*ragged(inputs), elements)
+    return [whole[at : at + 64] for at in range(0, len(whole), 64)]
+
+
+def outputs(data: bytes, offsets: Offsets, elements: bytes, length: int = 64) -> bytes:
+    """The first `length` bytes of F_k of each input from k H(input), concatenated: the hash that ends 3.3.1 Finalize.
+
+    offsets (n + 1,): input i is data[offsets[i]:offsets[i + 1]], at most 65535 bytes.
+    """
+    if group._native is not None:
+        return group._native.finalize(data, np.ascontiguousarray(offsets, "<i8").tobytes(), elements, length)
+    bounds, between = offsets.tolist(), ELEMENT_BYTES.to_bytes(2, "big")
+    hashed = []
+    for i, (begin, end) in enumerate(pairwise(bounds)):
+        element = elements[i * ELEMENT_BYTES : (i + 1) * ELEMENT_BYTES]
+        message = (end - begin).to_bytes(2, "big") + data[begin:end] + between + element + b"Finalize"
+        hashed.append(hashlib.sha512(message).digest()[:length])
+    return b"".join(hashed)

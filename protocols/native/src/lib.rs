@@ -4,6 +4,8 @@
 //! here branches on or indexes by a scalar or an element's value, but for the one thing that is announced anyway:
 //! that an encoding was refused.
 
+mod finalize;
+
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::IsIdentity;
@@ -176,5 +178,7 @@ fn digests<'py>(
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(multiply, module)?)?;
     module.add_function(wrap_pyfunction!(hash_multiply, module)?)?;
-    module.add_function(wrap_pyfunction!(digests, module)?)
+    module.add_function(wrap_pyfunction!(digests, module)?)?;
+    module.add_function(wrap_pyfunction!(finalize::finalize, module)?)?;
+    module.add_function(wrap_pyfunction!(finalize::prefixed_digests, module)?)
 }
