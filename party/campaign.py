@@ -70,8 +70,6 @@ ROLES = ("brand", "media")
 MOST_MEDIA = 15
 # Steps that a campaign with several media may have, and that use identifiers alone.
 MANY_MEDIA = frozenset({"doctor", "match"})
-# Modes in which the parties do not both learn which rows an earlier key has matched.
-ONE_KEY = frozenset({"size", "sum"})
 TRAIN_STEPS, LOOKALIKE_STEPS, L2 = 8, 4, 10
 # Fewer seeds than this work, but the model will be coarse.
 FEW_SEEDS = 1000
@@ -438,12 +436,12 @@ class _Form:
         if protocol is None:
             self.wrong("match.mode", f"a mode of the engine {engine}", _shown(mode))
             return DEFAULT_PROTOCOL["match"], Total(), ""
-        if mode in ONE_KEY and len(keys) > 1:
+        if mode in policy.ONE_KEY and len(keys) > 1:
             hint = "with several, nobody could tell which people were counted before"
             self.wrong("match.keys", f"one key with mode {mode}", str(len(keys)), hint)
         total, epoch = Total(), ""
         if mode == "sum":
-            total = self.total(raw, brand)
+            total = self.total(raw, brand, offers)
         elif "sum" in raw:
             self.wrong("match.sum", 'it only with mode = "sum"', f'mode "{mode}"')
         if mode == "epoch":
@@ -452,7 +450,7 @@ class _Form:
             self.wrong("match.epoch", 'it only with mode = "epoch"', f'mode "{mode}"')
         return protocol, total, epoch
 
-    def total(self, raw: dict[str, Any], brand: Dataset | None) -> Total:
+    def total(self, raw: dict[str, Any], brand: Dataset | None, offers: list[Offer]) -> Total:
         own = self.table("match.sum", ("of", "column", "cap", "decimals"), raw)
         role = own.get("of")
         if role not in ROLES:
@@ -463,11 +461,15 @@ class _Form:
             self.wrong("match.sum.cap", "the largest value that counts; larger ones count as this", "nothing")
         decimals = self.integer(own, "match.sum.decimals", 0, 6, 0)
         cap = self.integer(own, "match.sum.cap", 1, 10 ** (9 - decimals), 1)
-        if role == "brand" and brand is not None and column:
-            kinds = {each["name"]: each["kind"] for each in brand.columns}
-            if kinds.get(column) != "number":
-                hint = _near(column, kinds) or f"its columns: {_listed(kinds)}"
-                self.wrong("match.sum.column", f"a column of numbers of {brand.name}", f'"{column}"', hint)
+        if role == "brand":
+            shown = [(brand.name, brand.columns)] if brand is not None else []
+        else:
+            shown = [(f"{offer.partner}'s {offer.dataset}", offer.columns) for offer in offers]
+        for whose, columns in shown if column else ():
+            numbers = [each["name"] for each in columns if each["kind"] == "number"]
+            if column not in numbers:
+                hint = _near(column, numbers) or f"it has {_listed(numbers)}"
+                self.wrong("match.sum.column", f"a column of numbers of {whose}", f'"{column}"', hint)
         return Total(role, column, cap * 10**decimals, decimals)
 
     def guards(self) -> Guards:

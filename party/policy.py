@@ -47,6 +47,8 @@ AT_LEAST = ("floor", "seeds", "count_noise")
 CLOCK_SLACK_S = 60
 MAX_DAYS = 90
 FEW_MEDIA_COLUMNS = 5
+# Modes in which the parties do not both learn which rows an earlier key has matched.
+ONE_KEY = frozenset({"size", "sum"})
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, n
         raise DisagreementError("the contract has steps that need a label and names none", "propose it with [label]")
     if "coordinator" in names or set(contract.features) - names:
         raise DisagreementError("the contract names a party that it does not have", "propose it again")
+    if len(contract.keys) > 1 and any(catalog.CATALOG[step.protocol].mode in ONE_KEY for step in contract.steps):
+        raise DisagreementError("the contract counts people by several keys at once", "propose it with one match key")
 
 
 def _check_parties(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -344,7 +348,8 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
     columns = {column["name"]: column for column in data.columns}
     features = contract.features.get(me.name, ())
     own = (contract.label.column, contract.holdout.column) if me.role == "brand" else ()
-    used = [*features, *(column for column in own if column)]
+    total = _total_column(contract, me)
+    used = [*features, *(column for column in own if column), *total]
     for column in used:
         if column not in columns:
             raise DisagreementError(f"the contract uses column {column!r}, data set {data.name} has none such")
@@ -354,7 +359,17 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
     for column in features:
         if column not in usable or column in own:
             raise DisagreementError(f"column {column!r} of data set {data.name} cannot be a feature")
+    for column in total:
+        if columns[column]["kind"] != "number":
+            raise DisagreementError(
+                f"column {column!r} of data set {data.name} has no sum", "propose it with a column of numbers"
+            )
     _check_offered(store, contract, me)
+
+
+def _total_column(contract: Contract, party: ContractParty) -> tuple[str, ...]:
+    """The column of this party that is added up, if it is its."""
+    return (contract.total.column,) if party.role == contract.total.role else ()
 
 
 def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
@@ -371,7 +386,7 @@ def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
                 f"`tidegate party data offer {me.data.name} --to {party.name}`, then have it proposed again",
             )
         shown = {column["name"] for column in offer.columns}
-        if set(contract.features.get(me.name, ())) - shown:
+        if {*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown:
             raise PolicyError(f"the contract asks for columns that were not offered to {party.name}", "refuse it")
 
 

@@ -24,7 +24,7 @@ from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyEr
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Step
 
-from . import matching, quality
+from . import matching, quality, summing
 from .data import bins, features, table
 from .job import Charged, Facts, IntArray, Job
 
@@ -368,6 +368,8 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("match.oprf@1", "brand"): matching.matched,
     ("match.oprf@1", "media"): matching.matched,
+    ("match.oprf-sum@1", "brand"): summing.summed,
+    ("match.oprf-sum@1", "media"): summing.summed,
     ("insight.columns@1", "brand"): _insight_brand,
     ("insight.columns@1", "media"): _insight_media,
     ("train.fourier-lr@1", "brand"): _train_brand,

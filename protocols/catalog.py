@@ -96,6 +96,33 @@ _ENTRIES = (
         mode="size",
     ),
     Entry(
+        name="match.oprf-sum@1",
+        step="match",
+        needs=(),
+        title="Add up one column over the people both sides know (OPRF on ristretto255, fresh key; BFV)",
+        learns={
+            "brand": (
+                "how many rows with the first match key the media's data set holds",
+                "how many people match by the first match key; where its own column is added up only if they are "
+                "{floor} or more",
+                "at {floor} or more the sum of the one column over the matched people, each value cut to the "
+                "contract's cap, with noise of standard deviation {count_noise} times that cap",
+            ),
+            "media": (
+                "how many rows with the first match key the brand's data set holds",
+                "whether {floor} or more match, and nothing of the sum; where the brand's column is added up also how "
+                "many match",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(
+            "each party enters its own people and values and follows the protocol",
+            "the brand asks for a plain sum over at least the least number of people: the media cannot check it",
+        ),
+        engine="oprf",
+        mode="sum",
+    ),
+    Entry(
         name="insight.columns@1",
         step="insight",
         needs=("match",),

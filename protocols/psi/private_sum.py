@@ -17,28 +17,28 @@ and the brand gets the sum, whichever of them is the holder.
                                    <-- Noised --         of = media: <f, v> + r + noise
       takes off r
 
-With the media as holder r is uniform, so the media opens a uniform number, and the brand tells it no more of the size than that
-the floor is reached. With the brand as holder the media counts and r is the noise: the brand opens the result,
-and the media says how many there are.
+With the media as holder r is uniform, so what the media opens is a uniform number, and the brand tells it no more of the
+size than that the floor is reached. With the brand as holder the media counts, says how many there are, and r is the
+noise, so what the brand opens is the result.
 
-What each learns. Both: how many rows the other enters, whether the floor is reached. The counter: how many match, even
-under the floor, where it forgets it, says 0 and no output depends on it. The brand: how many, at the floor or above,
-and the noised sum. No one learns which of its rows match: the counter cannot lay evaluated elements back to its rows,
-and the holder sees no token that was found.
+What each learns. Both: how many rows the other enters, whether the floor is reached. The counter: how many match; under
+the floor it says 0, forgets the number, and no output depends on it. The brand, at the floor or above: how many, and
+the noised sum. Nobody learns which rows match: the counter cannot lay evaluated elements back to its rows, and the
+holder never sees which tokens were found.
 
-Why. Up to the tokens it is match.py, whose argument holds as it stands; the seed of its order does not exist here.
-Enc is BFV, which shows the counter nothing (RLWE); the product with f is sanitised (docs/protocols/blind.md), with masks that are
-uniform but for their total, so the holder opens <f, v> + r and learns neither f nor any part of the sum.
+Why. Up to the tokens this is match.py, whose argument stands; there is no seed of the order here that could be opened.
+Enc is BFV, which shows the counter nothing (RLWE). Its product with f is sanitised (docs/protocols/blind.md) under
+masks that are uniform but for their total, so the holder opens <f, v> + r, and neither f nor a part of the sum.
 
-Exact. Residues modulo T, 45 bits, hold a sum up to 1.7e13 of either sign. Where the sizes, the cap and the noise allow more,
-everything from Key on is done a second time modulo another prime, and the two residues give the sum modulo 90 bits.
-(Digits of the values in several sums would be exact too, but the lower digits' sum, which carries next to no noise, would
-be one figure more than was agreed on.)
+Exact. Residues modulo T, 45 bits, hold a sum up to 1.7e13 of either sign. Where the sizes, the cap and the noise allow
+for more, all from Key to Results is done a second time modulo another prime, and the two residues give the sum modulo 90
+bits. (Digits of the values in sums of their own would be exact too, but each is a figure more than was agreed on, and
+the lower digits' next to bare of noise.)
 
 Assumption: both follow the protocol and enter their own rows and values. What is encrypted cannot be checked: a
-counter that gets the sum and multiplies one person's value by much more than the noise, or says that the floor is reached
-when it is not, or a holder that gets the sum and encrypts one large value, learns about single people. Values that can
-be checked are: elements, repetitions, counts, sizes, residues, and whether the sum is one that so many people can have.
+counter that gets the sum learns about one person if it multiplies that value by more than the noise has deviations, or
+says that the floor is reached when it is not; so does a holder that gets the sum and encrypts one large value. Values
+that can be checked are: elements, repetitions, counts, sizes, residues, and whether so many people can have that sum.
 
 Reference: [IKNPRSSSY20] Ion et al., "On Deploying Secure Computing: Private Intersection-Sum-with-Cardinality",
 eprint 2019/723, with another encryption (docs/decisions/0008-sums-without-new-dependencies.md) and the size first.
@@ -60,8 +60,21 @@ from ..primitives.fixed_point import IntArray, T, UInt64Array
 from ..primitives.group import ELEMENT_BYTES, Scalar, hash_multiply, multiply
 from ..primitives.packing import SLOTS, block_count, blocks
 from ..primitives.randomness import Randomness
-from .match import BLOCK, Blinded, Evaluated, Size, Tokens, common, equal_pairs, token_bytes
-from .match import _checked_size, _exactly, _matrix, _spans, _tokens
+from .match import (
+    BLOCK,
+    Blinded,
+    Evaluated,
+    Size,
+    Tokens,
+    _checked_size,
+    _exactly,
+    _matrix,
+    _spans,
+    _tokens,
+    common,
+    equal_pairs,
+    token_bytes,
+)
 from .oprf import HASH_TO_GROUP
 
 Noise = Callable[[int], IntArray]
