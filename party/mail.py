@@ -36,6 +36,7 @@ from tidegate.wire.relay_pb2 import (
     JoinRequest,
     Letter,
     LookRequest,
+    Members,
     PostRequest,
     Signature,
     Withdrawal,
@@ -131,9 +132,10 @@ async def propose(home: Home, store: Store, relay: RelayAsyncStub, contract: Con
     docket = Docket(
         contract=contract.hash,
         parties=[identity.name, *others],
-        steps=[step.step for step in contract.steps],
+        steps=[step.name for step in contract.steps],
         expires_s=contract.expires_s,
         signature=signature,
+        members=[Members(parties=[party.name for party in contract.pair(step)]) for step in contract.steps],
     )
     await relay.File(docket, timeout=TIMEOUT_S)
     body = {"contract": contract.to_bytes().decode(), "signature": signature.hex()}
@@ -159,7 +161,7 @@ async def approve(home: Home, store: Store, relay: RelayAsyncStub, campaign: Cam
     state = await relay.Sign(Signature(contract=campaign.hash, signature=signature), timeout=TIMEOUT_S)
     store.add_signature(campaign.hash, identity.name, signature)
     store.add_event(campaign.hash, 0, f"{identity.name} approved")
-    note_state(store, state)
+    note_state(store, state, home.name())
 
 
 async def refuse(home: Home, store: Store, relay: RelayAsyncStub, campaign: Campaign, reason: str) -> None:
@@ -229,18 +231,19 @@ async def look(home: Home, store: Store, relay: RelayAsyncStub) -> dict[bytes, C
     """Notes what the coordinator says of this party's campaigns, and gives it by contract hash."""
     reply = await relay.Look(LookRequest(), timeout=TIMEOUT_S)
     for state in reply.campaigns:
-        note_state(store, state)
+        note_state(store, state, home.name())
     return {bytes(state.contract): state for state in reply.campaigns}
 
 
-def note_state(store: Store, state: CampaignState) -> None:
-    """Keeps what the coordinator says of a campaign that is known here; `done` only if every step is committed here."""
+def note_state(store: Store, state: CampaignState, me: str) -> None:
+    """Keeps what the coordinator says of a campaign that is known here; `done` only if all steps of `me` are."""
     known = [campaign for campaign in store.campaigns() if campaign.hash == state.contract]
     if not known or known[0].state in FINAL or state.state not in STATES:
         return
     if state.state == "done":
-        steps = len(known[0].contract.steps)
-        if not all(store.committed_run(known[0].hash, step) for step in range(steps)):
+        made = known[0].contract
+        own = [index for index, step in enumerate(made.steps) if made.takes_part(me, step)]
+        if not all(store.committed_run(known[0].hash, index) for index in own):
             return
     reason = plain(state.reason)
     if state.state in ("waiting", "failed"):

@@ -1,8 +1,8 @@
-"""A party's node: keeps one line to the coordinator, starts a worker for each run, commits what every party has.
+"""A party's node: keeps one line to the coordinator, starts a worker for each run, commits what its parties have.
 
 The coordinator says when; this node decides whether. It starts a run only for a contract that every party has signed
-with the key pinned here, in the order of its steps, once per step. What a coordinator sends is otherwise a rumour: it
-is shown to people, never acted upon.
+with the key pinned here, of a step in which it takes part, in the order of its steps with that peer, once per step.
+What a coordinator sends is otherwise a rumour: it is shown to people, never acted upon.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
     if kind == "start":
         await _start(node, relay, message.start)
     elif kind == "stop":
-        if (task := node.workers.get(bytes(message.stop.contract))) is not None:
+        stopped, task = node.store.run(bytes(message.stop.run)), node.workers.get(bytes(message.stop.contract))
+        if task is not None and stopped is not None and stopped.state == "started":
             await asyncio.wait({task}, timeout=LAST_WORDS_S)
         await _stop(node, message.stop.contract, message.stop.run, plain(message.stop.reason))
     elif kind == "commit":
@@ -235,7 +236,10 @@ async def _handle(node: Node, relay: RelayAsyncStub, message: ToNode) -> None:
 
 async def _start(node: Node, relay: RelayAsyncStub, start: Start) -> None:
     contract, step, run = bytes(start.contract), start.step, bytes(start.run)
-    await _stop(node, contract, None, "the coordinator started the step again")
+    # What is prepared of another step stays: it may be committed yet.
+    for known in node.store.runs(contract):
+        if known.state == "started" or (known.state == "prepared" and known.step == step):
+            await _stop(node, contract, known.run, "the coordinator started the step again")
     # The last approval may still lie at the coordinator.
     for line in await mail.collect(node.home, node.store, relay):
         node.log(line)
@@ -254,7 +258,7 @@ async def _start(node: Node, relay: RelayAsyncStub, start: Start) -> None:
         _tell_ended(node, contract, step, run, described["kind"])
         return
     node.store.start_run(contract, step, run, start.attempt)
-    name = campaign.contract.steps[step].step
+    name = campaign.contract.steps[step].name
     again = f" (attempt {start.attempt})" if start.attempt > 1 else ""
     node.store.add_event(contract, step, f"{name} started{again}")
     node.log(f"{campaign.name}: {name} started{again}.")
@@ -283,15 +287,21 @@ def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
         raise ConfigError(f"the campaign {campaign.name} is over here: {campaign.state}", "propose it again")
     if step >= len(steps) or len(start.run) != 16:
         raise ConfigError("the coordinator asked for a run that cannot be", "ask its operator")
+    if not campaign.contract.takes_part(node.name, steps[step]):
+        text = f"the coordinator asked for the step {steps[step].name}, in which {node.name} takes no part"
+        raise ConfigError(text, "ask its operator, and the proposer what the docket says")
     policy.check_runnable(node.home, node.store, campaign, time.time())
     earlier: dict[str, str] = {}
-    for index in range(step):
+    for index, before in enumerate(steps[:step]):
+        # Between other parties too there may be earlier steps; the peer knows nothing of their runs.
+        if campaign.contract.pair(before) != campaign.contract.pair(steps[step]):
+            continue
         run = node.store.committed_run(contract, index)
         if run is None:
-            raise ConfigError(f"the step {steps[index].step} is not done here", "wait until the coordinator starts it")
-        earlier[steps[index].step] = run.hex()
+            raise ConfigError(f"the step {before.name} is not done here", "wait until the coordinator starts it")
+        earlier[before.name] = run.hex()
     if node.store.committed_run(contract, step) is not None:
-        raise ConfigError(f"the step {steps[step].step} is done here already", "its result is released once")
+        raise ConfigError(f"the step {steps[step].name} is done here already", "its result is released once")
     if node.store.run(bytes(start.run)) is not None:
         raise ConfigError("the coordinator used a run number twice", "ask its operator")
     return campaign, Order(node.home, contract, step, bytes(start.run), earlier)
@@ -362,7 +372,7 @@ def _prepared(node: Node, order: Order, outcome: dict[str, Any]) -> None:
 def _failed(node: Node, campaign: Campaign, order: Order, error: dict[str, str]) -> None:
     node.store.end_run(order.run, "failed", error=error["kind"], reason=_sentence(error))
     shutil.rmtree(node.home.staging(order.run), ignore_errors=True)
-    step = campaign.contract.steps[order.step].step
+    step = campaign.contract.steps[order.step].name
     node.store.add_event(order.contract, order.step, f"{step} ended early: {_sentence(error)}")
     node.log(f"{campaign.name}: {step} ended early: {_sentence(error)}")
     _tell_ended(node, order.contract, order.step, order.run, error["kind"])
@@ -378,20 +388,20 @@ def _sentence(error: dict[str, str]) -> str:
     return f"{error['text']}. Hint: {error['hint']}" if error["hint"] else error["text"]
 
 
-async def _stop(node: Node, contract: bytes, run: bytes | None, reason: str) -> None:
-    """Ends the worker of a contract, if there is one; with `run`, only that one."""
-    for known in node.store.runs(contract):
-        if known.state not in ("started", "prepared") or run not in (None, known.run):
-            continue
-        task = node.workers.pop(contract, None)
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=STOP_WORKER_S)
-        # Also a prepared run: the coordinator says so only of one that nobody was or will be told to commit.
-        if node.store.end_run(known.run, "failed", error="carrier", reason=reason):
-            step = node.store.campaign(contract).contract.steps[known.step].step
-            node.store.add_event(contract, known.step, f"{step} ended early: {reason or 'it was stopped'}")
-        shutil.rmtree(node.home.staging(known.run), ignore_errors=True)
+async def _stop(node: Node, contract: bytes, run: bytes, reason: str) -> None:
+    """Ends a run of a contract that goes on or is prepared, and its worker."""
+    known = node.store.run(run)
+    if known is None or known.contract != contract or known.state not in ("started", "prepared"):
+        return
+    # The worker of a contract is that of its latest run; the one of a run that is prepared has ended.
+    if known.state == "started" and (task := node.workers.pop(contract, None)) is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOP_WORKER_S)
+    # Also a prepared run: the coordinator says so only of one that nobody was or will be told to commit.
+    if node.store.end_run(run, "failed", error="carrier", reason=reason):
+        step = node.store.campaign(contract).contract.steps[known.step].name
+        node.store.add_event(contract, known.step, f"{step} ended early: {reason or 'it was stopped'}")
+    shutil.rmtree(node.home.staging(run), ignore_errors=True)
 
 
 async def _stop_workers(node: Node) -> None:
@@ -403,24 +413,24 @@ async def _stop_workers(node: Node) -> None:
 
 
 def commit(node: Node, message: Commit) -> None:
-    """Moves a staged result to its place once every party's receipt says that it holds the same transcript."""
+    """Moves a staged result to its place once the receipts of both parties say that they hold the same transcript."""
     contract, run = bytes(message.contract), bytes(message.run)
     known = node.store.run(run)
     if known is None or known.contract != contract or known.state != "prepared":
         return
     campaign = node.store.campaign(contract)
     mine = receipt.verify(known.receipt, node.home.load_identity().public, contract, known.step, run)
-    for party in campaign.contract.parties:
+    step = campaign.contract.steps[known.step]
+    for party in campaign.contract.pair(step):
         public = bytes.fromhex(party.identity)
         if not any(_is_receipt(item, public, contract, known.step, run, mine) for item in message.receipts):
             node.log(f"{campaign.name}: a commit without the receipt of {party.name} was ignored.")
             return
-    step = campaign.contract.steps[known.step].step
     if node.store.committed_run(contract, known.step) is not None:
-        node.log(f"{campaign.name}: a second commit of {step} was ignored.")
+        node.log(f"{campaign.name}: a second commit of {step.name} was ignored.")
         return
     try:
-        place(node.home.staging(run), node.home.results(campaign.short, step), run)
+        place(node.home.staging(run), node.home.results(campaign.short, step.name), run)
     except ConfigError as error:
         described = describe(error)
         node.store.end_run(run, "failed", error=described["kind"], reason=_sentence(described))
@@ -428,8 +438,8 @@ def commit(node: Node, message: Commit) -> None:
         _tell_ended(node, contract, known.step, run, described["kind"])
         return
     if node.store.end_run(run, "committed"):
-        node.store.add_event(contract, known.step, f"{step} done")
-        node.log(f"{campaign.name}: {step} done in {known.seconds:.1f} s.")
+        node.store.add_event(contract, known.step, f"{step.name} done")
+        node.log(f"{campaign.name}: {step.name} done in {known.seconds:.1f} s.")
 
 
 def _is_receipt(item: bytes, public: bytes, contract: bytes, step: int, run: bytes, digest: bytes) -> bool:
@@ -459,7 +469,7 @@ def place(staged: Path, results: Path, run: bytes) -> None:
 
 def _note_state(node: Node, state: CampaignState) -> None:
     before = {campaign.hash: campaign.state for campaign in node.store.campaigns()}.get(state.contract)
-    mail.note_state(node.store, state)
+    mail.note_state(node.store, state, node.name)
     if before is None or before in FINAL:
         return
     campaign = node.store.campaign(bytes(state.contract))

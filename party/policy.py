@@ -376,18 +376,17 @@ def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
     """Columns that a partner was not shown are not its to ask for. The brand proposes: its own need no offer."""
     if me.role == "brand":
         return
-    for party in contract.parties:
-        if party.name == me.name:
-            continue
-        offer = store.offer(party.name, me.data.name, sent=True)
-        if offer is None or offer.commitment != me.data.commitment:
-            raise PolicyError(
-                f"data set {me.data.name} as it is now was not offered to {party.name}",
-                f"`tidegate party data offer {me.data.name} --to {party.name}`, then have it proposed again",
-            )
-        shown = {column["name"] for column in offer.columns}
-        if {*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown:
-            raise PolicyError(f"the contract asks for columns that were not offered to {party.name}", "refuse it")
+    # Other media are shown nothing of it: what is between the brand and them is not between us and them.
+    brand = contract.role("brand").name
+    offer = store.offer(brand, me.data.name, sent=True)
+    if offer is None or offer.commitment != me.data.commitment:
+        raise PolicyError(
+            f"data set {me.data.name} as it is now was not offered to {brand}",
+            f"`tidegate party data offer {me.data.name} --to {brand}`, then have it proposed again",
+        )
+    shown = {column["name"] for column in offer.columns}
+    if {*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown:
+        raise PolicyError(f"the contract asks for columns that were not offered to {brand}", "refuse it")
 
 
 def _check_file(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:

@@ -650,11 +650,11 @@ def test_a_result_is_released_only_for_the_receipts_of_all_over_the_same_transcr
 def test_what_a_coordinator_says_of_a_campaign_ends_nothing_well(town: Town) -> None:
     made = approved(town)
     for state in ("done", "won", "", "signing\x1b[2J"):
-        mail.note_state(town.feed.store, CampaignState(contract=made.hash, state=state))
+        mail.note_state(town.feed.store, CampaignState(contract=made.hash, state=state), "feed")
         assert town.feed.store.campaign(made.hash).state == "signing"
-    mail.note_state(town.feed.store, CampaignState(contract=b"?" * 32, state="done"))
-    mail.note_state(town.feed.store, CampaignState(contract=made.hash, state="cancelled", by="acme"))
-    mail.note_state(town.feed.store, CampaignState(contract=made.hash, state="running"))
+    mail.note_state(town.feed.store, CampaignState(contract=b"?" * 32, state="done"), "feed")
+    mail.note_state(town.feed.store, CampaignState(contract=made.hash, state="cancelled", by="acme"), "feed")
+    mail.note_state(town.feed.store, CampaignState(contract=made.hash, state="running"), "feed")
     assert town.feed.store.campaign(made.hash).state == "cancelled"
 
 

@@ -351,8 +351,8 @@ def test_the_standing_policy_approves_and_says_so(town: Town) -> None:
 def test_a_coordinator_that_says_done_is_not_believed_without_results(town: Town) -> None:
     number = propose(town)
     found = town.acme.store.campaign(number)
-    mail.note_state(town.acme.store, CampaignState(contract=found.hash, state="done"))
-    mail.note_state(town.acme.store, CampaignState(contract=found.hash, state="nonsense"))
+    mail.note_state(town.acme.store, CampaignState(contract=found.hash, state="done"), "acme")
+    mail.note_state(town.acme.store, CampaignState(contract=found.hash, state="nonsense"), "acme")
     assert town.acme.store.campaign(number).state == "signing"
 
 
