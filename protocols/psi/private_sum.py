@@ -17,9 +17,9 @@ and the brand gets the sum, whichever of them is the holder.
                                    <-- Noised --         of = media: <f, v> + r + noise
       takes off r
 
-With the media as holder r is uniform, so what the media opens is a uniform number, and the brand tells it no more of the
-size than that the floor is reached. With the brand as holder the media counts, says how many there are, and r is the
-noise, so what the brand opens is the result.
+With the media as holder r is uniform, so what the media opens is a uniform number, and of the size the brand tells it
+no more than that the floor is reached. With the brand as holder the media counts, says how many there are, and r is
+the noise, so what the brand opens is the result.
 
 What each learns. Both: how many rows the other enters, whether the floor is reached. The counter: how many match; under
 the floor it says 0, forgets the number, and no output depends on it. The brand, at the floor or above: how many, and
@@ -31,8 +31,8 @@ Enc is BFV, which shows the counter nothing (RLWE). Its product with f is saniti
 masks that are uniform but for their total, so the holder opens <f, v> + r, and neither f nor a part of the sum.
 
 Exact. Residues modulo T, 45 bits, hold a sum up to 1.7e13 of either sign. Where the sizes, the cap and the noise allow
-for more, all from Key to Results is done a second time modulo another prime, and the two residues give the sum modulo 90
-bits. (Digits of the values in sums of their own would be exact too, but each is a figure more than was agreed on, and
+for more, all from Key to Results is done again modulo another prime, and the two residues give the sum modulo 90 bits.
+(Digits of the values in sums of their own would be exact too, but each is a figure more than was agreed on, and
 the lower digits' next to bare of noise.)
 
 Assumption: both follow the protocol and enter their own rows and values. What is encrypted cannot be checked: a
