@@ -15,6 +15,7 @@ from tidegate.wire.contract import Contract, Step
 
 EVERY_S = 0.5
 _DOING = {
+    "doctor": "looking for differences in spelling",
     "match": "comparing identifiers",
     "insight": "counting blindly",
     "train": "training blindly",

@@ -21,9 +21,12 @@ from tidegate import __version__
 from tidegate.protocols.channel import DisagreementError, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire import receipt
+from tidegate.wire.contract import Contract
 from tidegate.wire.line import open_line
 from tidegate.wire.session import open_session
 
+from . import overlap
+from .config import Home
 from .data import table
 from .job import Job
 from .noise import discrete_gaussian
@@ -76,11 +79,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             "put the file back as it was, then start the node again",
         )
     for name, run in order.earlier.items():
-        if not is_result_of(home.results(contract.short, name), run):
-            raise PersonError(
-                f"the result of step {name} here is not the one that the parties agreed on",
-                "restore the folder campaigns from a backup, then start the node again",
-            )
+        _check_result(home.results(contract.short, name), name, run)
 
     def charge(kind: str, amount: int, limit: int) -> None:
         store.charge(registered.digest, peer.name, kind, amount, limit, order.contract, order.run)
@@ -126,12 +125,33 @@ async def attempt(order: Order) -> dict[str, Any]:
             raise
     finally:
         await line.close()
+    if step.step == "match" and me.role == "brand":
+        facts |= overlap.leave(job, _matched_before(home, store, contract, order))
     seconds = round(time.monotonic() - started, 3)
     figures = {"seconds": seconds, "sent": session.bytes_sent, "received": session.bytes_received}
     (staging / "facts.json").write_text(json.dumps({**facts, "run": order.run.hex(), **figures}, allow_nan=False))
     flush(staging)
     made = receipt.make(identity, order.contract, order.step, order.run, digest)
     return {"receipt": made.hex(), **figures}
+
+
+def _matched_before(home: Home, store: Store, contract: Contract, order: Order) -> dict[str, Path]:
+    """By media the results of the other match steps that are committed here."""
+    found = {}
+    for index, step in enumerate(contract.steps):
+        run = store.committed_run(order.contract, index)
+        if step.step == "match" and run is not None:
+            found[step.media] = home.results(contract.short, step.name)
+            _check_result(found[step.media], step.name, run.hex())
+    return found
+
+
+def _check_result(results: Path, name: str, run: str) -> None:
+    if not is_result_of(results, run):
+        raise PersonError(
+            f"the result of step {name} here is not the one that the parties agreed on",
+            "restore the folder campaigns from a backup, then start the node again",
+        )
 
 
 def public_reason(error: BaseException, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A coordinator and two party nodes on this machine: separate processes, real keys, gRPC with mutual TLS.
+"""A coordinator, a brand and one or more media on this machine: real processes and keys, gRPC with mutual TLS.
 
 The set-up goes through the same commands that a user types (docs/quickstart.md). Everything that is started here is
 stopped here, by process id, also when the caller fails or is interrupted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import socket
@@ -44,17 +45,21 @@ class DataSet:
     duplicates: str = "refuse"
 
 
+def places(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The folders of the parties: two are in those of their roles, whatever they are called; several media by name."""
+    return PARTIES if len(names) == len(PARTIES) else (PARTIES[0], *names[1:])
+
+
 @dataclass
 class Loopback:
-    """The three homes under one folder and the processes that run on them."""
+    """The homes under one folder and the processes that run on them. names: the brand's, then those of the media."""
 
     folder: Path
-    names: tuple[str, str]
+    names: tuple[str, ...]
     processes: dict[str, subprocess.Popen[bytes]]
 
     def home(self, party: str) -> Home:
-        """A party's home: in the folder of its role, whatever the party is called."""
-        return Home(self.folder / PARTIES[self.names.index(party)])
+        return Home(self.folder / places(self.names)[self.names.index(party)])
 
     def party(self, party: str, *arguments: str) -> str:
         """Runs `tidegate party --home ... ARGUMENTS` in this process and returns what it printed."""
@@ -123,12 +128,12 @@ def _cleaning_up() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("brand", "media")) -> Iterator[Loopback]:
-    """A coordinator and two joined parties that trust each other, with their data registered and offered to the brand.
+def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, ...] = PARTIES) -> Iterator[Loopback]:
+    """A coordinator and joined parties that trust each other, with their data registered and offered to the brand.
 
-    data: by role ("brand", "media"); names: what the two parties are called. The nodes are not up yet.
+    names: what the brand and each media are called; data: by folder, see `places`. The nodes are not up yet.
     """
-    for made in ("coordinator", *PARTIES):
+    for made in ("coordinator", *places(names)):
         if (folder / made).exists():
             raise ConfigError(f"{folder / made} is there already", "choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,13 +145,14 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, str] = ("
             for name in names:
                 stage.party(name, "init", name)
                 stage.party(name, "card", "--out", str(folder / f"{name}.card"))
-            for name, other in zip(names, reversed(names), strict=True):
+            for name, other in itertools.permutations(names, 2):
                 stage.party(name, "trust", str(folder / f"{other}.card"), "--yes")
-            for role, name in zip(PARTIES, names, strict=True):
-                register(stage, name, data[role])
+            for place, name in zip(places(names), names, strict=True):
+                register(stage, name, data[place])
             for name, invite in invites.result().items():
                 stage.party(name, "join", invite)
-        stage.party(names[1], "data", "offer", data["media"].name, "--to", names[0])
+        for place, name in list(zip(places(names), names, strict=True))[1:]:
+            stage.party(name, "data", "offer", data[place].name, "--to", names[0])
         yield stage
 
 
