@@ -66,9 +66,10 @@ def spu(rank: int, port: int, peer_port: int, setting: str) -> Run:
     link = importlib.import_module("spu.libspu").link
     protocol, _, choice = setting.partition("/")
     description = link.Desc()
-    description.id = "rivals"
-    description.recv_timeout_ms = LONGEST_MS
-    description.connect_retry_interval_ms, description.connect_retry_times = 100, int(CONNECT_S * 10)
+    attempts = {"connect_retry_interval_ms": 100, "connect_retry_times": int(CONNECT_S * 10)}
+    patience = {"recv_timeout_ms": LONGEST_MS, "http_timeout_ms": 120_000}
+    for name, value in {"id": "rivals", **attempts, **patience}.items():
+        setattr(description, name, value)
     ports = (port, peer_port) if rank == 0 else (peer_port, port)
     for name, at in zip(("brand", "media"), ports, strict=True):
         description.add_party(name, f"{HOST}:{at}")
