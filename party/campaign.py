@@ -70,7 +70,7 @@ ROLES = ("brand", "media")
 MOST_MEDIA = 15
 # Steps that a campaign with several media may have, and that use identifiers alone.
 MANY_MEDIA = frozenset({"doctor", "match"})
-TRAIN_STEPS, LOOKALIKE_STEPS, L2 = 8, 4, 10
+TRAIN_STEPS, LOOKALIKE_STEPS, L2, SAMPLE = 8, 4, 10, 20_000
 # Fewer seeds than this work, but the model will be coarse.
 FEW_SEEDS = 1000
 
@@ -516,8 +516,10 @@ class _Form:
         return tuple(steps)
 
     def settings(self, name: str, raw: dict[str, Any], named: list[str], guards: Guards) -> dict[str, int | list[int]]:
-        known = {"train": ("steps", "l2", "lookalike_steps"), "expand": ("sizes",)}.get(name, ())
+        known = {"doctor": ("sample",), "train": ("steps", "l2", "lookalike_steps"), "expand": ("sizes",)}.get(name, ())
         own = self.table(f"steps.{name}", known, raw)
+        if name == "doctor":
+            return {"sample": self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)}
         if name == "train":
             steps = self.integer(own, "steps.train.steps", 1, policy.HARD_GUARDS.train_steps, TRAIN_STEPS)
             lookalike = 0

@@ -24,7 +24,7 @@ from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyEr
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Step
 
-from . import matching, quality, summing
+from . import matchdoctor, matching, quality, summing
 from .data import bins, features, table
 from .job import Charged, Facts, IntArray, Job
 
@@ -366,6 +366,8 @@ def _write_table(path: Path, columns: dict[str, Any]) -> None:
 
 
 _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
+    ("doctor.oprf@1", "brand"): matchdoctor.brand,
+    ("doctor.oprf@1", "media"): matchdoctor.media,
     ("match.oprf@1", "brand"): matching.matched,
     ("match.oprf@1", "media"): matching.matched,
     ("match.oprf-sum@1", "brand"): summing.summed,

@@ -34,6 +34,33 @@ _COORDINATOR = ("who talks to whom, when, and how many bytes",)
 
 _ENTRIES = (
     Entry(
+        name="doctor.oprf@1",
+        step="doctor",
+        needs=(),
+        title="Check the match keys on a sample: how many would match if they were written otherwise",
+        learns={
+            "brand": (
+                "how the media's match keys are written, in whole percents of its rows: in the clear, as digests, "
+                "valid, missing; and the country that its phone numbers are read for",
+                "how many sampled rows of the media each spelling has that makes a difference",
+                "for each pair of spellings how many people of a sample match, with noise of standard deviation "
+                "{count_noise}; fewer than {floor} are not kept; of no person whether it matches",
+            ),
+            "media": (
+                "how the brand's match keys are written, in whole percents of its rows: in the clear, as digests, "
+                "valid, missing; and the country that its phone numbers are read for",
+                "how many sampled rows of the brand each spelling has that makes a difference",
+                "for each pair of spellings how many people of a sample match, with the same noise, if they are "
+                "{floor} or more",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(
+            "each party enters its own people and follows the protocol; a brand that does not could count without "
+            "the noise",
+        ),
+    ),
+    Entry(
         name="match.oprf@1",
         step="match",
         needs=(),

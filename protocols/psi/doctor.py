@@ -64,11 +64,13 @@ _FILLER = b"tidegate doctor filler v1\0"
 class Column(Message):
     """A key column in whole percents of its rows, 0 for what fewer rows than the floor have.
 
-    As in `variants.Shape`; valid counts digests in. form is what most of it is written as. region reads its phone
-    numbers, country is where most of those with a country code are from: two letters, or nothing.
+    As in `variants.Shape`; valid counts digests in. given is the form that its owner registered it in, form what it
+    is written as. region reads its phone numbers, country is where most of those with a country code are from: two
+    letters, or nothing.
     """
 
     kind: str
+    given: str
     form: str
     clear: int
     sha256: int
@@ -81,8 +83,9 @@ class Column(Message):
     country: str
 
     @classmethod
-    def of(cls, kind: str, shape: variants.Shape, region: str | None, floor: int) -> Column:
+    def of(cls, kind: str, given: str, shape: variants.Shape, region: str | None, floor: int) -> Column:
         """What may be told of a column."""
+        form = shape.form if given == "clear" else given
         hashed = shape.sha256 + shape.md5
         rows = max(shape.clear + hashed + shape.sha1 + shape.missing, 1)
 
@@ -91,12 +94,13 @@ class Column(Message):
 
         return cls(
             kind=kind,
-            form=shape.form,
+            given=given,
+            form=form,
             clear=percent(shape.clear),
             sha256=percent(shape.sha256),
             md5=percent(shape.md5),
             sha1=percent(shape.sha1),
-            valid=percent(shape.valid if shape.form == "clear" else hashed),
+            valid=percent(shape.valid if form == "clear" else hashed),
             rounded=percent(shape.rounded),
             missing=percent(shape.missing),
             region=(region or "").upper(),
@@ -322,7 +326,7 @@ def _checked_column(column: Column, kind: str) -> Column:
     if column.kind != kind:
         raise PeerError(f"the peer describes its column of another key than {kind}")
     shares = (column.clear, column.sha256, column.md5, column.sha1, column.valid, column.rounded, column.missing)
-    if max(shares) > 100 or column.form not in (*variants.FORMS, "sha1"):
+    if max(shares) > 100 or column.form not in (*variants.FORMS, "sha1") or column.given not in variants.FORMS:
         raise PeerError(f"the peer's description of its {kind} column is none: percents and a known form were expected")
     for region in (column.region, column.country):
         if region and not (len(region) <= 3 and region.isascii() and region.isalnum() and region.isupper()):

@@ -45,6 +45,8 @@ from ..ids.column import (
 CONTRACT, LOOSE, WRITTEN = "contract", "loose", "written"
 FORMS = ("clear", "sha256", "md5")
 SAMPLED_WHOLE = 2**64
+Blocks = Sequence[Any]
+"""A column in pieces of some 100,000 rows: pyarrow arrays of text, or sequences of str | None."""
 _KEY_LABEL = b"tidegate doctor sample v1\0"
 _LOOSE_DIGITS, _COARSE_DIGITS = 8, 7
 
@@ -96,13 +98,13 @@ def names(kind: str, form: str) -> tuple[str, ...]:
     return tuple(variant.name for variant in _VARIANTS[kind, form != "clear"])
 
 
-def shape(kind: str, blocks: Sequence[Sequence[str | None]], region: str | None, profile: str) -> Shape:
-    """What the column looks like; the blocks hold its raw texts."""
+def shape(kind: str, blocks: Blocks, region: str | None, profile: str, given: str = "clear") -> Shape:
+    """What the column looks like; the blocks hold its raw texts. given: the form that its owner says it has."""
     counts: Counter[str] = Counter()
     countries: Counter[str] = Counter()
     for block in blocks:
         texts, broken = trimmed(block)
-        hashed = {name: _hashed(kind, texts, name) for name in ("sha256", "md5", "sha1")}
+        hashed = {name: _hashed(kind, texts, name, given) for name in ("sha256", "md5", "sha1")}
         clear = mask(texts.is_valid()) & ~np.logical_or.reduce(list(hashed.values()))
         chosen = texts.filter(pa.array(clear))
         counts.update({name: int(where.sum()) for name, where in hashed.items()})
@@ -161,7 +163,7 @@ class Group:
 def groups(
     kind: str,
     form: str,
-    blocks: Sequence[Sequence[str | None]],
+    blocks: Blocks,
     sample: Sample,
     *,
     region: str | None,
@@ -260,8 +262,8 @@ _HEX_DIGITS = {"sha256": 64, "md5": 32, "sha1": 40}
 _BASE64_LETTERS = {"sha256": 43, "md5": 22, "sha1": 27}
 
 
-def _hashed(kind: str, texts: Texts, form: str) -> BoolArray:
-    """Which texts look like digests. 32 hexadecimal digits are a device id where device ids are expected."""
+def _hashed(kind: str, texts: Texts, form: str, given: str) -> BoolArray:
+    """Which texts look like digests. 32 hexadecimal digits are a device id, unless the column is said to be hashed."""
     written = f"^[A-Za-z0-9+/_-]{{{_BASE64_LETTERS[form]}}}={{0,2}}$"
     # A digest in base64 has a capital, a small letter and a digit; a customer number of the same length need not.
     found = (
@@ -269,7 +271,7 @@ def _hashed(kind: str, texts: Texts, form: str) -> BoolArray:
         if kind != "phone"
         else matches(texts, written) & matches(texts, "[A-Za-z]")
     )
-    if (kind, form) != ("device", "md5"):
+    if (kind, form) != ("device", "md5") or given == "md5":
         found |= matches(texts, f"^[0-9a-fA-F]{{{_HEX_DIGITS[form]}}}$")
     return found
 
