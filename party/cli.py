@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -243,10 +244,18 @@ def data_add(
         str, typer.Option(help="Two-letter country of phone numbers without a country code, e.g. NL.")
     ] = "",
     duplicates: Annotated[str, typer.Option(help="Several rows of one person: refuse or keep-first.")] = "refuse",
+    hashed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hashed", help="KIND=FORM: that key's column holds sha256 or md5 digests. Repeat.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Register a file under a name. It is read, checked and committed to; nothing leaves."""
     with opened(ctx) as (_, store):
-        made = dataset.register(store, name, file, dataset.parse_keys(key), region, duplicates)
+        keys = dataset.parse_keys(key)
+        given = dataset.parse_hashed(hashed or [], keys)
+        made = dataset.register(store, name, file, keys, region, duplicates, given)
         data = made.dataset
         kinds = [column["kind"] for column in data.columns]
         features = kinds.count("number") + kinds.count("category")
@@ -254,11 +263,17 @@ def data_add(
             f"Registered {data.name}: {data.rows:,} rows, {features} columns that can be features, "
             f"{kinds.count('text')} of free text"
         )
+        shown = screen.table("key", "column", "given", "valid", "invalid", "missing", "repeated")
         for kind, found in made.validity.items():
-            say(
-                f"  {kind}: {found.valid:,} usable, {found.invalid:,} invalid, {found.missing:,} missing, "
-                f"{found.duplicates:,} repeated"
-            )
+            numbers = (f"{rows:,}" for rows in (found.invalid, found.missing, found.duplicates))
+            share = f"{found.valid:,} ({math.floor(1000 * found.share_valid) / 10:g} %)"
+            screen.row(shown, kind, data.keys[kind], data.given.get(kind, "clear"), share, *numbers)
+        console.print(shown)
+        for kind, found in made.validity.items():
+            if found.shapes:
+                say(f"  invalid {kind}: {', '.join(f'{shape} ({rows:,} rows)' for shape, rows in found.shapes)}")
+            if hint := dataset.hint(kind, data.given.get(kind, "clear"), region, found):
+                say(f"  {hint}")
         say(f"  commitment {data.commitment[:16]}...")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegate.protocols.channel import ConfigError
-from tidegate.protocols.ids import Validity, normalise
-from tidegate.wire.contract import KEY_KINDS
+from tidegate.protocols.ids import Validity, normalise_blocks
+from tidegate.wire.contract import KEY_FORMS, KEY_KINDS
 
 from .config import check_name
 from .data import table
@@ -23,6 +24,7 @@ from .store import Dataset, Store
 DUPLICATES = ("refuse", "keep-first")
 # As many rows without a value make a column of their own (missing or not), so such a column is no constant.
 MISSING_ROWS = 100
+BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,40 @@ def parse_keys(keys: list[str]) -> dict[str, str]:
     return found
 
 
-def register(store: Store, name: str, path: Path, keys: dict[str, str], region: str, duplicates: str) -> Registered:
-    """Reads and checks the file, then keeps it in the store under `name`. ConfigError says what is wrong with it."""
+def parse_hashed(hashed: list[str], keys: dict[str, str]) -> dict[str, str]:
+    """KIND=FORM texts as kind -> form. ConfigError for a kind without a column, an unknown form or one given twice."""
+    found: dict[str, str] = {}
+    forms = [form for form in KEY_FORMS if form != "clear"]
+    for text in hashed:
+        kind, _, form = text.partition("=")
+        if form not in forms:
+            raise ConfigError(
+                f"--hashed {text!r}: expected KIND=FORM with FORM one of {', '.join(forms)}",
+                "for example --hashed email=sha256",
+            )
+        if kind not in keys or kind in found:
+            raise ConfigError(
+                f"--hashed {text!r}: expected each kind once, out of those that --key names ({', '.join(keys)})",
+                f"name its column too: --key {kind}=COLUMN" if kind in KEY_KINDS else "",
+            )
+        found[kind] = form
+    return found
+
+
+def register(
+    store: Store,
+    name: str,
+    path: Path,
+    keys: dict[str, str],
+    region: str,
+    duplicates: str,
+    given: dict[str, str] | None = None,
+) -> Registered:
+    """Reads and checks the file, then keeps it in the store under `name`. ConfigError says what is wrong with it.
+
+    given: the form of each kind whose column holds digests.
+    """
+    given = given or {}
     check_name(name)
     if duplicates not in DUPLICATES:
         raise ConfigError(f"--duplicates {duplicates!r}: expected {' or '.join(DUPLICATES)}", "refuse is the default")
@@ -61,11 +95,14 @@ def register(store: Store, name: str, path: Path, keys: dict[str, str], region: 
     digest = _digest(path)
     validity: dict[str, Validity] = {}
     for kind, column in keys.items():
-        _, found = normalise(kind, table.texts(rows, column), region or None)
+        form = given.get(kind, "clear")
+        values = table.text_column(rows, column)
+        blocks = (values.slice(begin, BLOCK) for begin in range(0, len(values), BLOCK))
+        _, found = normalise_blocks(kind, blocks, region or None, given=form, form=form)
         if found.valid == 0:
-            hint = "give --region, the two-letter country of numbers without a country code" if kind == "phone" else ""
             raise ConfigError(
-                f"no value of column {column!r} is a valid {kind}", hint or f"is it really the column with the {kind}?"
+                f"no value of column {column!r} is a valid {_named(kind, form)}",
+                hint(kind, form, region, found) or f"is it really the column with the {kind}?",
             )
         if found.duplicates and duplicates == "refuse":
             raise ConfigError(
@@ -86,9 +123,33 @@ def register(store: Store, name: str, path: Path, keys: dict[str, str], region: 
         commitment=table.commitment(path, salt),
         columns=describe(rows, list(keys.values())),
         added_s=int(time.time()),
+        given=given,
     )
     store.add_dataset(dataset)
     return Registered(dataset, validity)
+
+
+def hint(kind: str, form: str, region: str, found: Validity) -> str:
+    """What the shapes of a column's invalid values suggest, "" for nothing."""
+    seen = {shape for shape, _ in found.shapes}
+    digest = next((known for shape, known in _DIGEST_SHAPES.items() if shape in seen), "")
+    if digest and digest != form:
+        return f"the invalid values look like {digest} digests: declare the column with --hashed {kind}={digest}"
+    if form != "clear":
+        return "the invalid values are no digests: leave out --hashed" if any("@" in shape for shape in seen) else ""
+    if kind == "phone" and not region and any(_NATIONAL_SHAPE.fullmatch(shape) for shape in seen):
+        return "give --region, the two-letter country of numbers without a country code"
+    if kind == "phone" and any("@" in shape for shape in seen):
+        return "the invalid values look like e-mail addresses: is it the right column?"
+    return ""
+
+
+_DIGEST_SHAPES = {"x{64}": "sha256", "b{43}=": "sha256", "x{32}": "md5", "b{22}==": "md5"}
+_NATIONAL_SHAPE = re.compile(r"[9{}0-9 ().\-/]+")
+
+
+def _named(kind: str, form: str) -> str:
+    return kind if form == "clear" else f"{form} digest"
 
 
 def describe(rows: pa.Table, keys: list[str]) -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ Noise = Callable[[int], IntArray]
 class Job:
     """What a step may use: the contract, this party's data file, earlier results, where to put its own.
 
+    keys: the column of each kind of identifier; given: the form of those that hold digests.
+    tokens: where the tokens of epochs are kept.
     earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
     """
 
@@ -35,6 +37,7 @@ class Job:
     party: str
     path: Path
     keys: dict[str, str]
+    given: dict[str, str]
     region: str | None
     duplicates: str
     earlier: dict[str, Path]
@@ -42,6 +45,7 @@ class Job:
     randomness: Randomness
     count_noise: Noise
     charge: Callable[[str, int, int], None]
+    tokens: Path = Path("tokens")
 
     @property
     def role(self) -> str:

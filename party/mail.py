@@ -17,7 +17,7 @@ import grpc.aio
 
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError
-from tidegate.wire.contract import KEY_KINDS, NAME, Contract, signed_bytes
+from tidegate.wire.contract import KEY_FORMS, KEY_KINDS, NAME, Contract, signed_bytes
 from tidegate.wire.identity import Card, Identity, verify_signature
 from tidegate.wire.invite import (
     Invite,
@@ -110,12 +110,14 @@ async def offer(home: Home, store: Store, relay: RelayAsyncStub, dataset: str, p
         raise PolicyError(f"our policy does not allow {partner} as a partner", "see allowed_partners in policy.toml")
     usable = set(policy.usable_features(data.columns)) - set(rules.hidden_columns)
     columns = [column for column in data.columns if column["name"] in usable]
-    shown = Offer(partner, data.name, data.rows, data.commitment, sorted(data.keys), columns, int(time.time()))
+    now_s = int(time.time())
+    shown = Offer(partner, data.name, data.rows, data.commitment, sorted(data.keys), columns, now_s, data.given)
     body = {
         "dataset": shown.dataset,
         "rows": shown.rows,
         "commitment": shown.commitment,
         "keys": shown.keys,
+        "given": shown.given,
         "columns": shown.columns,
     }
     await _post(home.load_identity(), relay, [card], "offer", body)
@@ -351,6 +353,7 @@ def _read_offer(store: Store, identity: Identity, note: Note) -> list[str]:
     body = note.body
     dataset, rows, keys, columns = (body.get(name) for name in ("dataset", "rows", "keys", "columns"))
     commitment = _hex(note, "commitment", 32).hex()
+    given = body.get("given", {})  # a partner of an older version says nothing: its columns are clear
     if (
         not isinstance(dataset, str)
         or not NAME.fullmatch(dataset)
@@ -360,6 +363,8 @@ def _read_offer(store: Store, identity: Identity, note: Note) -> list[str]:
         or not isinstance(keys, list)
         or len(keys) > len(KEY_KINDS)
         or not all(key in KEY_KINDS for key in keys)
+        or not isinstance(given, dict)
+        or not all(key in keys and form in KEY_FORMS for key, form in given.items())
         or not isinstance(columns, list)
         or len(columns) > 4096
     ):
@@ -368,7 +373,7 @@ def _read_offer(store: Store, identity: Identity, note: Note) -> list[str]:
     if earlier is not None and earlier.at_s > note.sent_s:
         return []
     shown = [_column(column) for column in columns]
-    store.put_offer(Offer(note.sender, dataset, rows, commitment, keys, shown, note.sent_s), sent=False)
+    store.put_offer(Offer(note.sender, dataset, rows, commitment, keys, shown, note.sent_s, given), sent=False)
     return [f"{note.sender} offers the data set {dataset}: {rows:,} rows, {len(shown)} columns"]
 
 

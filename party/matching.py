@@ -20,7 +20,14 @@ def identifiers(job: Job) -> dict[str, Identifiers]:
                 f"data set {job.contract.party(job.party).data.name} has no {key.kind} column to match on",
                 f"register it with `tidegate party data add ... --key {key.kind}=COLUMN`",
             )
-        found, validity = normalise(key.kind, table.texts(job.rows, column), job.region)
+        found, validity = normalise(
+            key.kind,
+            table.text_column(job.rows, column),
+            job.region,
+            profile=key.profile,
+            given=job.given.get(key.kind, "clear"),
+            form=key.form,
+        )
         if validity.duplicates and job.duplicates != "keep-first":
             raise ConfigError(
                 f"column {column} holds {validity.duplicates} duplicate identifiers",

@@ -155,7 +155,8 @@ _audit = sa.Table(
 class Dataset:
     """A registered file. `digest` is its SHA-256 (hex) and stays here; `commitment` is the salted one that others see.
 
-    `keys` says which column holds which kind of identifier; `columns` is what `describe` saw.
+    `keys` says which column holds which kind of identifier, `given` the form ("sha256", "md5") of those that hold
+    digests; `columns` is what `describe` saw.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Dataset:
     commitment: str
     columns: list[dict[str, Any]]
     added_s: int
+    given: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,10 @@ class Partner:
 
 @dataclass(frozen=True)
 class Offer:
-    """A data set that a partner showed us (or, where it was sent, that we showed to it): columns, never rows."""
+    """A data set that a partner showed us (or, where it was sent, that we showed to it): columns, never rows.
+
+    `given` is the form ("sha256", "md5") of each kind among `keys` that its owner has as digests alone.
+    """
 
     partner: str
     dataset: str
@@ -192,6 +197,7 @@ class Offer:
     keys: list[str]
     columns: list[dict[str, Any]]
     at_s: int
+    given: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -354,6 +360,7 @@ class Store:
         body = json.dumps(
             {
                 "keys": dataset.keys,
+                "given": dataset.given,
                 "region": dataset.region,
                 "duplicates": dataset.duplicates,
                 "digest": dataset.digest,
@@ -427,7 +434,13 @@ class Store:
     def put_offer(self, offer: Offer, *, sent: bool) -> None:
         """Keeps an offer of a data set; an earlier one of the same data set is replaced."""
         body = json.dumps(
-            {"rows": offer.rows, "commitment": offer.commitment, "keys": offer.keys, "columns": offer.columns}
+            {
+                "rows": offer.rows,
+                "commitment": offer.commitment,
+                "keys": offer.keys,
+                "given": offer.given,
+                "columns": offer.columns,
+            }
         )
         same = (_offers.c.sent == sent) & (_offers.c.partner == offer.partner) & (_offers.c.dataset == offer.dataset)
         with self._write() as db:
@@ -806,6 +819,7 @@ def _dataset(row: Any) -> Dataset:
         commitment=row.commitment,
         columns=body["columns"],
         added_s=row.added_s,
+        given=body.get("given", {}),  # what older versions wrote has none
     )
 
 
@@ -815,7 +829,10 @@ def _partner(row: Any) -> Partner:
 
 def _offer(row: Any) -> Offer:
     body = json.loads(row.body)
-    return Offer(row.partner, row.dataset, body["rows"], body["commitment"], body["keys"], body["columns"], row.at_s)
+    given = body.get("given", {})  # what older versions wrote has none
+    return Offer(
+        row.partner, row.dataset, body["rows"], body["commitment"], body["keys"], body["columns"], row.at_s, given
+    )
 
 
 def _campaign(row: Any) -> Campaign:

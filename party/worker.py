@@ -109,6 +109,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             party=me.name,
             path=registered.path,
             keys=registered.keys,
+            given=registered.given,
             region=registered.region or None,
             duplicates=registered.duplicates,
             earlier={name: home.results(contract.short, name) for name in order.earlier},
@@ -116,6 +117,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             randomness=Randomness.system(),
             count_noise=discrete_gaussian(contract.guards.count_noise),
             charge=charge,
+            tokens=home.tokens,
         )
         try:
             facts = await play(job, session)

@@ -811,6 +811,7 @@ def job_of(town: Town, made: Contract, step: str, party: Party, folder: Path, ch
         party=me.name,
         path=registered.path,
         keys=registered.keys,
+        given=registered.given,
         region=None,
         duplicates="refuse",
         earlier={"match": matched, "train": folder / "train"},

@@ -56,8 +56,8 @@ def mutated(text: str, rng: random.Random) -> str:
     at = rng.randrange(len(text))
     some = rng.choice("0123456789012345678901234567890123456789 +-()./")
     return rng.choice(
-        [text[:at] + some + text[at + 1 :], text[:at] + some + text[at:], text[:at] + text[at + 1 :] or "1", text + some,
-         some + text, "0" + text, "00" + text.lstrip("+"), "011" + text.lstrip("+"), text.lstrip("+")]
+        [text[:at] + some + text[at + 1 :], text[:at] + some + text[at:], text[:at] + text[at + 1 :] or "1",
+         text + some, some + text, "0" + text, "00" + text.lstrip("+"), "011" + text.lstrip("+"), text.lstrip("+")]
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
@@ -111,6 +111,32 @@ def texts(table: pa.Table, name: str) -> list[str | None]:
     if pa.types.is_timestamp(values.type):
         return [None if value is None else value.isoformat() for value in values.to_pylist()]
     return [None if value is None else str(value) for value in values.to_pylist()]
+
+
+def text_column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """What `texts` gives, as Arrow text; where the column holds text or whole numbers, without a loop over them."""
+    values = column(table, name)
+    if pa.types.is_large_string(values.type) or pa.types.is_string(values.type) or pa.types.is_integer(values.type):
+        return values.cast(pa.large_string())
+    return pa.chunked_array([texts(table, name)], pa.large_string())
+
+
+def text_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.ChunkedArray]:
+    """`text_column` of a file, in blocks of at most so many rows; Parquet is not in memory as a whole."""
+    path = Path(path)
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        whole = text_column(read(path), name)
+        yield from (whole.slice(begin, rows) for begin in range(0, len(whole), rows))
+        return
+    try:
+        file = pa.parquet.ParquetFile(path)
+        column(file.schema_arrow.empty_table(), name)
+        for batch in file.iter_batches(batch_size=rows, columns=[name]):
+            yield text_column(pa.table([_plain(name, pa.chunked_array([batch.column(0)]))], names=[name]), name)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {type(error).__name__}", "check that the file is whole and readable by you"
+        ) from None
 
 
 def coded(table: pa.Table, name: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:

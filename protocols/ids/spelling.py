@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 from ..channel import ConfigError
 from . import devices, digests, emails, free_text, phones
 from .column import BoolArray, Texts, buffers, ends, joined, mask, trimmed
-from .identifiers import Identifiers, repeats
+from .identifiers import Identifiers, join_blocks, repeats
 from .speller import Speller
 from .validity import Validity, shapes
 
@@ -45,9 +46,8 @@ def normalise(
             raise ConfigError(f"{name!r} is not a {what}", f"choose one of {', '.join(known)}")
     if given not in ("clear", form):
         raise ConfigError(
-            f"the {kind} column holds {given} digests, and a digest cannot be turned back into what the campaign enters"
-            f" ({form})",
-            f'write form = "{given}" for the key {kind} in the campaign, or register a column that is not hashed',
+            f"the {kind} column holds {given} digests, and a digest cannot be turned back: the campaign enters {form}",
+            f'write hashed = {{{kind} = "{given}"}} under [match] in the campaign, or register a column not hashed',
         )
     spell = _speller(kind, region, profile, hashed=form != "clear")
     texts, broken = trimmed(values)
@@ -66,6 +66,29 @@ def normalise(
         duplicates=int(np.count_nonzero(repeats(ids))),
         shapes=shapes(refused, unreadable=int(broken.sum())),
     )
+
+
+def normalise_blocks(
+    kind: str,
+    blocks: Iterable[Any],
+    region: str | None = None,
+    *,
+    profile: str = "plain",
+    given: str = "clear",
+    form: str = "clear",
+) -> tuple[Identifiers, Validity]:
+    """What `normalise` gives for the blocks of a column one after another; one block is looked at at a time.
+
+    Shapes that are rare in every block may be left out of the report.
+    """
+    pieces: list[Identifiers] = []
+    total = Validity(0, 0, 0, 0)
+    for block in blocks:
+        ids, found = normalise(kind, block, region, profile=profile, given=given, form=form)
+        pieces.append(ids.shifted(total.rows))
+        total += found
+    ids = pieces[0] if len(pieces) == 1 else join_blocks(pieces)
+    return ids, replace(total, duplicates=int(np.count_nonzero(repeats(ids))))
 
 
 def _speller(kind: str, region: str | None, profile: str, *, hashed: bool) -> Speller:

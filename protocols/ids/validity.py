@@ -8,15 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from .column import Texts, buffers, from_buffers
+from .column import Texts, buffers, from_buffers, matches
 
 SHAPES = 5
 SHAPE_ROWS = 10
 """A shape that fewer rows have could identify one of them, and is counted as OTHER only."""
 OTHER = "other"
 _LONGEST = 80
+_HEX = "[0-9a-fA-F]"
+# Letters and digits of these fall in no pattern, so as any other text each of them would have a shape of its own.
+_DIGESTS = {
+    f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$": "x{8}-x{4}-x{4}-x{4}-x{12}",
+    f"^{_HEX}{{32}}$": "x{32}",
+    f"^{_HEX}{{40}}$": "x{40}",
+    f"^{_HEX}{{64}}$": "x{64}",
+    "^[0-9A-Za-z+/_-]{43}=$": "b{43}=",
+    "^[0-9A-Za-z+/_-]{22}==$": "b{22}==",
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,9 @@ class Validity:
 
     valid: became identifiers. invalid: were something else. missing: held nothing (or the digest of nothing).
     duplicates: repeat the identifier of an earlier row. shapes: the most frequent shapes of the invalid with the number
-    of rows that have each, then OTHER with the rest; a shape writes a and A for letters, 9 for digits, u for characters
-    beyond ASCII, c for control characters, punctuation as it is, and x{n} for n of a kind.
+    of rows that have each, then OTHER with the rest. A shape writes a and A for letters, 9 for digits, u for characters
+    beyond ASCII, c for control characters, punctuation as it is, and a{n} for n of them; x for the hexadecimal digits
+    of a UUID or a digest, b for the letters of a digest in base64.
     """
 
     valid: int
@@ -60,8 +72,16 @@ class Validity:
 
 def shapes(texts: Texts, unreadable: int = 0) -> tuple[tuple[str, int], ...]:
     """The most frequent shapes of these texts, as `Validity` has them, with so many more that no one could read."""
+    counts: Counter[str] = Counter()
+    rest = unreadable
+    for pattern, shape in _DIGESTS.items():
+        found = matches(texts, pattern)
+        rows = int(found.sum())
+        if rows >= SHAPE_ROWS:
+            counts[shape] = rows
+            texts = texts.filter(pa.array(~found))
     if len(texts) == 0:
-        return _ranked(Counter(), unreadable)
+        return _ranked(counts, rest)
     # One class letter per character: how UTF-8 continues a character (10xxxxxx) is left out.
     data, offsets = buffers(texts)
     kept = (data & 0xC0) != 0x80
@@ -69,10 +89,11 @@ def shapes(texts: Texts, unreadable: int = 0) -> tuple[tuple[str, int], ...]:
     classes = from_buffers(_CLASS[data[kept]], before[offsets].astype(np.int64))
     counted = pc.value_counts(classes)
     often = counted.filter(pc.greater_equal(counted.field("counts"), SHAPE_ROWS))
-    counts: Counter[str] = Counter()
+    rest += len(texts)
     for pair in often.to_pylist():
         counts[_collapsed(pair["values"])] += pair["counts"]
-    return _ranked(counts, unreadable + len(texts) - counts.total())
+        rest -= pair["counts"]
+    return _ranked(counts, rest)
 
 
 def _ranked(counts: Counter[str], rest: int) -> tuple[tuple[str, int], ...]:
