@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tidegate.protocols.catalog import CATALOG
 from tidegate.protocols.channel import TidegateError
-from tidegate.wire.contract import Contract
+from tidegate.wire.contract import Contract, Step
 
 from . import policy
 from .campaign import few_columns
@@ -81,19 +81,24 @@ def missing_signatures(store: Store, campaign: Campaign) -> list[str]:
     return [party.name for party in campaign.contract.parties if party.name not in signed]
 
 
-def state(store: Store, campaign: Campaign) -> str:
-    """The state in words: who must sign, which step, who stopped it and why."""
+def state(store: Store, campaign: Campaign, me: str) -> str:
+    """The state in words: who must sign, how many steps of party `me` are done, who stopped it and why."""
     if campaign.state == "signing":
         missing = missing_signatures(store, campaign)
         return f"waits for the approval of {', '.join(missing)}" if missing else "signed by all"
     if campaign.state in ("running", "waiting"):
-        steps = campaign.contract.steps
-        done = sum(1 for index in range(len(steps)) if store.committed_run(campaign.hash, index))
+        steps = own_steps(campaign.contract, me)
+        done = sum(1 for index in steps if store.committed_run(campaign.hash, index))
         at = f"{campaign.state}, {done} of {len(steps)} steps done"
         return f"{at}: {campaign.reason}" if campaign.reason else at
     by = f" by {campaign.by}" if campaign.by and campaign.state in ("refused", "cancelled") else ""
     at = f" at {campaign.by}" if campaign.by and campaign.state == "failed" else ""
     return f"{campaign.state}{by}{at}{f': {campaign.reason}' if campaign.reason else ''}"
+
+
+def own_steps(made: Contract, me: str) -> dict[int, Step]:
+    """The steps in which a party takes part, by their place in the contract."""
+    return {index: step for index, step in enumerate(made.steps) if made.takes_part(me, step)}
 
 
 def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateError]) -> None:
@@ -102,7 +107,7 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
     say(f"Campaign {made.campaign}  ({campaign.short})", "bold")
     say(
         f"proposed by {campaign.proposer} on {day(made.created_s)}, valid until {day(made.expires_s)}; "
-        f"{state(store, campaign)}"
+        f"{state(store, campaign, me)}"
     )
     parties = table("party", "role", "data set", "rows", "columns used", "identity key")
     for party in made.parties:
@@ -120,6 +125,8 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
     console.print(parties)
     say("")
     say(f"Matched on: {', '.join(key.kind for key in made.keys)}")
+    if made.total.column:
+        say(_total(made))
     if made.label.column:
         say(f'Good customers: those of {made.role("brand").name} with "{made.label.column}" = "{made.label.positive}"')
     if made.holdout.column:
@@ -138,13 +145,22 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
         say(f"Not acceptable here: {problem.text}{f' ({problem.hint})' if problem.hint else ''}", "red")
 
 
+def _total(made: Contract) -> str:
+    total, cap = made.total, made.total.cap / 10**made.total.decimals
+    whose = " and ".join(party.name for party in made.parties if party.role == total.role)
+    noise = made.guards.count_noise * cap
+    return f'Added up: "{total.column}" of {whose}, each value cut to 0 to {cap:,}; the sum has noise of {noise:,}'
+
+
 def steps(made: Contract) -> None:
     say("")
     say("Steps", "bold")
     for number, step in enumerate(made.steps, 1):
         entry = CATALOG[step.protocol]
         settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step.settings.items()))
-        say(f"  {number}. {entry.title}{f'  [{settings}]' if settings else ''}")
+        brand, media = made.pair(step)
+        between = f", between {brand.name} and {media.name}" if step.media else ""
+        say(f"  {number}. {entry.title}{between}{f'  [{settings}]' if settings else ''}")
 
 
 def _setting(value: int | list[int]) -> str:
@@ -205,9 +221,10 @@ def changes(store: Store, campaign: Campaign, me: str) -> list[str]:
 def _differences(before: Contract, now: Contract) -> Iterable[str]:
     pairs: dict[str, Callable[[Contract], str]] = {
         "keys": lambda made: ", ".join(key.kind for key in made.keys),
+        "sum": lambda made: _total(made) if made.total.column else "none",
         "label": lambda made: f"{made.label.column} = {made.label.positive}",
         "hold-out": lambda made: f"{made.holdout.column} {made.holdout.value} {made.holdout.percent or ''}".strip(),
-        "steps": lambda made: ", ".join(f"{step.step} {_settings(step.settings)}".strip() for step in made.steps),
+        "steps": lambda made: ", ".join(f"{step.name} {_settings(step.settings)}".strip() for step in made.steps),
         "guards": lambda made: str(made.guards),
         "data sets": lambda made: ", ".join(
             f"{party.data.name} {party.data.commitment[:12]}" for party in made.parties
@@ -228,18 +245,18 @@ def _settings(settings: dict[str, int | list[int]]) -> str:
     return " ".join(f"{name}={_setting(value)}" for name, value in sorted(settings.items()))
 
 
-def progress(store: Store, campaign: Campaign, last: str) -> RenderableType:
-    """The campaign's steps with how far each is, and the last thing that happened."""
+def progress(store: Store, campaign: Campaign, me: str, last: str) -> RenderableType:
+    """The steps of party `me` with how far each is, and the last thing that happened."""
     shown = table("step", "state", "attempts", "seconds", "sent", "received")
-    for index, step in enumerate(campaign.contract.steps):
+    for index, step in own_steps(campaign.contract, me).items():
         found = step_status(store.runs(campaign.hash), index)
         style = {"done": "green", "running": "cyan", "failed": "yellow"}.get(found["state"], "dim")
         figures = (
             (f"{found['seconds']:.1f}", size(found["sent"]), size(found["received"])) if found["seconds"] else ("",) * 3
         )
-        shown.add_row(step.step, Text(found["state"], style), str(found["attempts"] or ""), *figures)
+        shown.add_row(step.name, Text(found["state"], style), str(found["attempts"] or ""), *figures)
     head = Text.assemble(
-        (campaign.name, "bold"), " ", (state(store, campaign), STATE_STYLE.get(campaign.state, "yellow"))
+        (campaign.name, "bold"), " ", (state(store, campaign, me), STATE_STYLE.get(campaign.state, "yellow"))
     )
     return Group(head, shown, Text(last, "dim"))
 
@@ -263,8 +280,8 @@ def step_status(runs: list[Run], index: int) -> dict[str, Any]:
     return found
 
 
-def status(store: Store, campaign: Campaign) -> dict[str, Any]:
-    """The campaign's state for programs."""
+def status(store: Store, campaign: Campaign, me: str) -> dict[str, Any]:
+    """The campaign's state for programs, and how far the steps of party `me` are."""
     runs = store.runs(campaign.hash)
     return {
         "campaign": campaign.name,
@@ -277,7 +294,7 @@ def status(store: Store, campaign: Campaign) -> dict[str, Any]:
         "expires_s": campaign.contract.expires_s,
         "signed_by": sorted(store.signatures(campaign.hash)),
         "steps": [
-            {"step": step.step, **step_status(runs, index)} for index, step in enumerate(campaign.contract.steps)
+            {"step": step.name, **step_status(runs, index)} for index, step in own_steps(campaign.contract, me).items()
         ],
     }
 
@@ -288,21 +305,25 @@ def size(n: int) -> str:
 
 def results(folder: Path, made: Contract, me: str) -> None:
     """A summary of the committed steps at this party, from their facts."""
-    for step in made.steps:
-        facts = read_facts(folder / step.step)
+    for step in own_steps(made, me).values():
+        facts = read_facts(folder / step.name)
         if not facts:
             continue
-        say(step.step, "bold")
+        say(step.name, "bold")
         for line in _SUMMARIES[step.step](facts):
             say(f"  {line}")
-        files = sorted(path for path in (folder / step.step).iterdir() if path.name not in ("facts.json", "model.json"))
+        files = sorted(path for path in (folder / step.name).iterdir() if path.name not in ("facts.json", "model.json"))
         for path in files:
             if path.suffix == ".parquet":
                 say(f"  file: {path}", "dim")
+        if "together" in facts:
+            say("known together", "bold")
+            for line in _together(facts["together"]):
+                say(f"  {line}")
     if "match" in {step.step for step in made.steps}:
         say("")
     say("What this party learned", "bold")
-    lines = [line for step in made.steps for line in (read_facts(folder / step.step) or {}).get("learned", [])]
+    lines = [line for step in made.steps for line in (read_facts(folder / step.name) or {}).get("learned", [])]
     for line in dict.fromkeys(lines):
         say(f"  - {line}")
 
@@ -316,9 +337,37 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _match(facts: dict[str, Any]) -> Iterable[str]:
+    if facts.get("mode") == "sum":
+        yield from _sum(facts)
+        return
     keys = ", ".join(f"{number:,} by {kind}" for kind, number in facts["by_key"].items())
     yield f"{facts['size']:,} people matched ({keys})"
     yield f"of {facts['brand_rows']:,} at the brand and {facts['media_rows']:,} at the media"
+
+
+def _sum(facts: dict[str, Any]) -> Iterable[str]:
+    matched = f"{facts['size']:,}" if "size" in facts else f"{facts['floor']:,} or more"
+    yield f"{matched} people matched"
+    yield f"of {facts['brand_rows']:,} at the brand and {facts['media_rows']:,} at the media"
+    if "sum" in facts:
+        yield f"their {facts['column']} adds up to {facts['sum']:,} (noise of {facts['noise_sd']:,})"
+    if "clipped" in facts:
+        yield f"{facts['clipped']:,} rows of {facts['column']} were cut to 0 to {facts['cap']:,}"
+
+
+def _together(facts: dict[str, Any]) -> Iterable[str]:
+    yield f"of {facts['rows']:,} rows " + ", ".join(
+        f"{_or_fewer(number, facts['floor'])} are known to {name}" for name, number in facts["known_to"].items()
+    )
+    for which in ("any", "all"):
+        if facts[which] is not None:
+            yield f"{facts[which]:,} are known to {which} of them"
+    if None in (facts["any"], facts["all"]):
+        yield f"what is left out would tell of fewer than {facts['floor']:,} people"
+
+
+def _or_fewer(number: int | None, floor: int) -> str:
+    return f"fewer than {floor:,}" if number is None else f"{number:,}"
 
 
 def _insight(facts: dict[str, Any]) -> Iterable[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from tests.broken_line import FAULTS, play_broken
 from tests.canaries import Needles
+from tests.real_parties import PAPER, SHOP, Town, campaign_text, town, write_tables
 from tests.test_session import both
+from tidegate.party.data import table
 from tidegate.party.noise import discrete_gaussian
 from tidegate.party.summing import units
 from tidegate.protocols.blind.products import Key, Results, Uploads
@@ -27,7 +30,7 @@ from tidegate.protocols.primitives.fixed_point import IntArray, T
 from tidegate.protocols.primitives.group import GENERATOR, Scalar
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.psi import match, private_sum
+from tidegate.protocols.psi import match, oprf_match, private_sum
 from tidegate.protocols.psi.private_sum import Found, Noised, Sum, Terms
 from tidegate.protocols.simulate import MemoryChannel, memory_line, simulate
 from tidegate.wire.contract import Total
@@ -357,15 +360,30 @@ Lies = dict[str, tuple[str, type[Message], Callable[[Any], Message], str]]
 
 COUNTER_LIES: Lies = {
     "rows": ("media", match.Size, lambda _: match.Size(101), "by the contract"),
-    "identity": ("media", match.Blinded, lambda m: match.Blinded(bytes(32) + m.elements[32:]), "group element 0"),
-    "alias": (
+    "identity": (
         "media",
-        match.Blinded,
-        lambda m: match.Blinded(GENERATOR[:-1] + bytes([GENERATOR[-1] | 0x80]) + m.elements[32:]),
+        oprf_match.Blinded,
+        lambda m: oprf_match.Blinded(bytes(32) + m.elements[32:]),
         "group element 0",
     ),
-    "repeated": ("media", match.Blinded, lambda m: match.Blinded(m.elements[:32] + m.elements[:-32]), "twice"),
-    "element more": ("media", match.Blinded, lambda m: match.Blinded(m.elements + GENERATOR), "were expected"),
+    "alias": (
+        "media",
+        oprf_match.Blinded,
+        lambda m: oprf_match.Blinded(GENERATOR[:-1] + bytes([GENERATOR[-1] | 0x80]) + m.elements[32:]),
+        "group element 0",
+    ),
+    "repeated": (
+        "media",
+        oprf_match.Blinded,
+        lambda m: oprf_match.Blinded(m.elements[:32] + m.elements[:-32]),
+        "twice",
+    ),
+    "element more": (
+        "media",
+        oprf_match.Blinded,
+        lambda m: oprf_match.Blinded(m.elements + GENERATOR),
+        "were expected",
+    ),
     "found under the floor": ("brand", Found, lambda _: Found(2), "0 or 3 to 40"),
     "found more than there are": ("brand", Found, lambda _: Found(41), "0 or 3 to 40"),
     "found more than the holder may know": ("media", Found, lambda _: Found(4), "were possible"),
@@ -377,11 +395,26 @@ COUNTER_LIES: Lies = {
 }
 HOLDER_LIES: Lies = {
     "rows": ("media", match.Size, lambda _: match.Size(2**64 - 1), "by the contract"),
-    "evaluated": ("media", match.Evaluated, lambda m: match.Evaluated(m.elements[32:]), "were expected"),
-    "no element": ("media", match.Evaluated, lambda m: match.Evaluated(b"\xff" * 32 + m.elements[32:]), "element 0"),
-    "repeated": ("media", match.Evaluated, lambda m: match.Evaluated(m.elements[:32] + m.elements[:-32]), "twice"),
-    "short tokens": ("media", match.Tokens, lambda m: match.Tokens(m.tokens[12:]), "were expected"),
-    "repeated token": ("media", match.Tokens, lambda m: match.Tokens(m.tokens[:12] + m.tokens[:-12]), "twice"),
+    "evaluated": ("media", oprf_match.Evaluated, lambda m: oprf_match.Evaluated(m.elements[32:]), "were expected"),
+    "no element": (
+        "media",
+        oprf_match.Evaluated,
+        lambda m: oprf_match.Evaluated(b"\xff" * 32 + m.elements[32:]),
+        "element 0",
+    ),
+    "repeated": (
+        "media",
+        oprf_match.Evaluated,
+        lambda m: oprf_match.Evaluated(m.elements[:32] + m.elements[:-32]),
+        "twice",
+    ),
+    "short tokens": ("media", oprf_match.Tokens, lambda m: oprf_match.Tokens(m.tokens[12:]), "were expected"),
+    "repeated token": (
+        "media",
+        oprf_match.Tokens,
+        lambda m: oprf_match.Tokens(m.tokens[:12] + m.tokens[:-12]),
+        "twice",
+    ),
     "short key": ("media", Key, lambda m: Key(m.data[:-8]), "a public key"),
     "zero key": ("media", Key, lambda m: Key(bytes(len(m.data))), "zero"),
     "short upload": ("media", Uploads, lambda m: Uploads((m.parts[0][:-8],)), "an upload"),
@@ -428,3 +461,53 @@ def test_a_broken_line_ends_in_a_typed_error_or_the_right_sum(of: str, fault: st
         for at in range(messages):
             with contextlib.suppress(TidegateError):
                 assert play_broken(*roles, fault, side, at) == right
+
+
+# Whole campaigns between real processes.
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town(tmp_path_factory.mktemp("town")) as made:
+        made.up()
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("of", "holder", "column", "cap"), [("media", PAPER, "visits", 20), ("brand", SHOP, "spend", 3)], ids=WHOSE
+)
+def test_a_campaign_gives_the_brand_the_sum_of_the_clear_text(
+    there: Town, tmp_path: Path, of: str, holder: str, column: str, cap: int
+) -> None:
+    tables = write_tables(tmp_path, seed=5)
+    there.register(tables)
+    match_table = f"""keys = ["email"]\nmode = "sum"
+        sum = {{ of = "{of}", column = "{column}", cap = {cap}, decimals = 2 }}"""
+    text = campaign_text(f"sum-{of}", ("match",), match=match_table, guards="count_noise = 0")
+    there.stage.campaign(SHOP, "propose", str(there.file(text)), "--yes")
+    there.stage.party(PAPER, "approve", f"sum-{of}", "--yes")
+    there.until_over(f"sum-{of}")
+
+    shop, paper = table.read(tables.shop), table.read(tables.paper)
+    mails = [[(mail or "").strip().lower() for mail in table.texts(shop, "contact")], table.texts(paper, "e_mail")]
+    values = dict(zip(mails[of == "media"], table.numbers(paper if of == "media" else shop, column), strict=True))
+    common = {mail for mail in mails[0] if mail} & {mail for mail in mails[1] if mail}
+    expected = sum(min(cap, round(values[mail], 2)) for mail in common if not np.isnan(values[mail]))
+
+    facts = {party: there.facts(party, f"sum-{of}", "match") for party in (SHOP, PAPER)}
+    assert facts[SHOP]["size"] == len(common)
+    assert facts[SHOP]["sum"] == pytest.approx(expected, abs=1e-9)
+    assert "sum" not in facts[PAPER]
+    assert facts[PAPER].get("size") == (None if of == "media" else len(common))
+    clipped = facts[holder]["clipped"]
+    assert clipped == sum(value > cap for mail, value in values.items() if mail)
+    assert clipped > 0
+    assert not any("clipped" in facts[party] for party in {SHOP, PAPER} - {holder})
+    charges = {each.kind: each.amount for each in there.stores[PAPER].charges()}
+    assert charges["sums"] >= 1
+    for party in (SHOP, PAPER):
+        assert not list((there.results(party, f"sum-{of}") / "match").glob("rows*"))
+        out = tmp_path / party
+        said = there.stage.party(party, "results", f"sum-{of}", "--export", str(out))
+        assert (f"{column} adds up to" in said) == (party == SHOP)
+        assert (f"{column} adds up to" in (out / "report.html").read_text()) == (party == SHOP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,10 +11,13 @@ from .markup import NBSP, Html, element, joined, text
 from .wording import at, count, share, times
 
 Report = Mapping[str, Any]
+Section = Callable[[Report], Html]
 
 # A section gets the report as report.json has it and gives its HTML, empty where its step did not run.
 _SECTIONS = (
     ("match", "Match", results.matching),
+    ("together", "Together", results.together),
+    ("sum", "Sum", results.total),
     ("model", "Model", results.model),
     ("people", "Good customers", results.insight),
     ("scores", "Scores", results.scores),
@@ -24,6 +27,8 @@ _SECTIONS = (
     ("cost", "Time and traffic", terms.cost),
     ("contract", "Contract", terms.contract),
 )
+# These tell of what was done with one media.
+_OF_ONE_MEDIA = (results.matching, results.total)
 _PILLS = {"better": "A gain beyond noise", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
 _MARK = Html(
     '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
@@ -34,7 +39,12 @@ _MARK = Html(
 def render(report: Report) -> str:
     """The whole page."""
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    sections = [(anchor, name, html) for anchor, name, section in _SECTIONS if (html := section(report))]
+    sections = [
+        (f"{anchor}-{media}" if media else anchor, f"{name} {media}".rstrip(), html)
+        for anchor, name, section in _SECTIONS
+        for media, view in _views(report, section)
+        if (html := section(view))
+    ]
     links = (element("a", name, href=f"#{anchor}") for anchor, name, _ in sections)
     body = element(
         "div",
@@ -72,6 +82,13 @@ def render(report: Report) -> str:
 """
 
 
+def _views(report: Report, section: Section) -> Iterable[tuple[str, Report]]:
+    """What a section is made from: the report, or of several media what was done with each, under its name."""
+    if section not in _OF_ONE_MEDIA or not report.get("media"):
+        return [("", report)]
+    return [(media, {**report, **steps, "peer": media}) for media, steps in report["media"].items()]
+
+
 def _hero(report: Report) -> Html:
     label, peer = report["label"], report["peer"]
     pill, headline, because = _headline(report)
@@ -81,7 +98,8 @@ def _hero(report: Report) -> Html:
             "div",
             element(
                 "p",
-                f"{report['party']} with {peer} · good customers: {label['column']} = {label['positive']}",
+                f"{report['party']} with {peer}"
+                + (f" · good customers: {label['column']} = {label['positive']}" if label["column"] else ""),
                 class_="who",
             ),
             pill,
@@ -108,11 +126,30 @@ def _headline(report: Report) -> tuple[Html, str, str]:
         return Html(""), f"{most} of your other people look like the good customers of {peer}.", kept
     if matched is not None:
         return Html(""), f"You and {peer} share {count(matched)} people.", kept
+    if at(report, "together", "any") is not None:
+        anyone = count(report["together"]["any"])
+        return Html(""), f"{anyone} of your people are known to {_either(list(report['media']))}.", kept
+    if any(at(steps, "match") for steps in (report.get("media") or {}).values()):
+        return Html(""), f"Your people were matched with those of {peer}, each apart from the others.", kept
+    if at(report, "match", "mode") == "sum":
+        return Html(""), f"{peer} has the sum over the people you share.", kept
     return Html(""), "No step of this campaign has finished yet.", "Each step appears here once it has."
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _tiles(report: Report) -> list[Html]:
     tiles = []
+    for media, steps in (report.get("media") or {}).items():
+        if at(steps, "match", "size") is not None:
+            part = f"{share(steps['match']['size'] / steps['match']['brand_rows'])} of your rows"
+            tiles.append((f"Shared with {media}", count(steps["match"]["size"]), part))
+    for which in ("any", "all"):
+        if at(report, "together", which) is not None:
+            part = f"{share(report['together'][which] / report['together']['rows'])} of your rows"
+            tiles.append((f"Known to {which} of them", count(report["together"][which]), part))
     matched, own_rows = at(report, "match", "size"), at(report, "match", f"{report['role']}_rows")
     if matched is not None:
         tiles.append(
@@ -122,6 +159,9 @@ def _tiles(report: Report) -> list[Html]:
                 f"{share(matched / own_rows)} of your {count(own_rows)} rows" if own_rows else "",
             )
         )
+    if at(report, "match", "sum") is not None:
+        noise = f"of {at(report, 'match', 'column')}, noise of {at(report, 'match', 'noise_sd'):,}"
+        tiles.append(("Their sum", f"{at(report, 'match', 'sum'):,}", noise))
     alone, joint = at(report, "train", "auc", "brand_only"), at(report, "train", "auc", "joint")
     if joint is not None and alone is not None:
         tiles.append(("Ranking quality (AUC)", f"{joint:.3f}", f"{alone:.3f} with your columns alone; 0.5 is a coin"))

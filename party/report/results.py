@@ -28,8 +28,10 @@ _MODELS = {
 def matching(report: Report) -> Html:
     match = report.get("match")
     matched, brand_rows, media_rows = at(match, "size"), at(match, "brand_rows"), at(match, "media_rows")
-    if matched is None or not brand_rows or not media_rows:
+    if not brand_rows or not media_rows:
         return Html("")
+    if matched is None:
+        return joined(opening("Match", _unsized(report)), _how(match))
     brand, media = report["party"], report["peer"]
     if report["role"] == "media":
         brand, media = media, brand
@@ -61,7 +63,71 @@ def matching(report: Report) -> Html:
             card(table(columns, rows)) if rows else "",
         ),
         few,
+        _how(match),
     )
+
+
+def _unsized(report: Report) -> str:
+    """The heading where this party was not told how many match."""
+    if at(report, "match", "mode") == "epoch":
+        return f"{report['peer']} looked up its people among yours; you were not told who they are"
+    return f"{count(at(report, 'match', 'floor'))} or more people are known to both; {report['peer']} knows how many"
+
+
+def _how(match: Any) -> Html:
+    """Which engine compared, in which mode, with which group arithmetic."""
+    engine, mode, group = (at(match, name) for name in ("engine", "mode", "group"))
+    if engine is None:
+        return Html("")
+    arithmetic = f", group arithmetic by {group}" if group else ""
+    return small(f"Compared by the engine {engine}, mode {mode}{arithmetic}.")
+
+
+def together(report: Report) -> Html:
+    """Of several media: how many of the brand's rows each knows, any, and all."""
+    found = report.get("together")
+    if not found:
+        return Html("")
+    floor, total = found["floor"], found["rows"]
+    names = list(found["known_to"])
+    rows = [Row((f"known to {name}", *_counted(found["known_to"][name], total, floor))) for name in names]
+    for which, words in (("any", "known to at least one"), ("all", f"known to all {len(names)}")):
+        if found[which] is not None:
+            rows.append(Row((words, *_counted(found[which], total, floor)), "main"))
+    columns = (Column("of your rows"), Column("people", "right"), Column("share", "right"))
+    left_out = None in (found["any"], found["all"])
+    why = f"A line is left out where it, or what follows from it and the others, is about fewer than {floor} people."
+    return joined(
+        opening("Together", f"What {len(names)} media know of your people"),
+        element(
+            "p",
+            "Each was matched apart and learned nothing of the others’ people; the lines below were added up at your "
+            "side. known.parquet, with the results of the last match, has one line for each of your rows that any of "
+            "them knows.",
+        ),
+        card(table(columns, rows), small(why) if left_out else ""),
+    )
+
+
+def _counted(number: int | None, total: int, floor: int) -> tuple[str, str]:
+    if number is None:
+        return f"fewer than {count(floor)}", wording.UNKNOWN
+    return count(number), share(number / total)
+
+
+def total(report: Report) -> Html:
+    match = report.get("match")
+    if at(match, "mode") != "sum":
+        return Html("")
+    column, found, clipped = at(match, "column"), at(match, "sum"), at(match, "clipped")
+    said = [f"A value of {column} counts as 0 at least and {at(match, 'cap'):,} at most; nothing is said of fewer than"]
+    said.append(f"{count(at(match, 'floor'))} people.")
+    if found is not None:
+        said.append(f"The sum carries noise with a standard deviation of {at(match, 'noise_sd'):,}.")
+    if clipped is not None:
+        said.append(f"Of your rows {count(clipped)} had a value beyond these bounds.")
+    headline = f"Their {column} adds up to {found:,}" if found is not None else "The brand has the sum, you do not"
+    return joined(opening("Sum", headline), element("p", " ".join(said)))
 
 
 def _overlap(brand_rows: int, media_rows: int, matched: int, brand: str, media: str) -> Html:
