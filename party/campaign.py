@@ -511,13 +511,19 @@ class _Form:
                 hint = "write a campaign for each media"
                 self.wrong(f"steps.{name}", "one media with this step", f"{len(media)} ({_listed(media)})", hint)
             done.append(name)
-            settings = self.settings(name, raw, named, guards)
+            settings = self.settings(name, protocol, raw, named, guards)
             steps += [Step(name, protocol, settings, each if len(media) > 1 else "") for each in media or [""]]
         return tuple(steps)
 
-    def settings(self, name: str, raw: dict[str, Any], named: list[str], guards: Guards) -> dict[str, int | list[int]]:
+    def settings(
+        self, name: str, protocol: str, raw: dict[str, Any], named: list[str], guards: Guards
+    ) -> dict[str, int | list[int]]:
         known = {"doctor": ("sample",), "train": ("steps", "l2", "lookalike_steps"), "expand": ("sizes",)}.get(name, ())
+        if CATALOG[protocol].mode == "epoch":
+            known = ("prefix_bits",)
         own = self.table(f"steps.{name}", known, raw)
+        if CATALOG[protocol].mode == "epoch":
+            return {"prefix_bits": self.integer(own, "steps.match.prefix_bits", *policy.PREFIX_BITS, 0)}
         if name == "doctor":
             return {"sample": self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)}
         if name == "train":

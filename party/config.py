@@ -58,6 +58,11 @@ class Home:
     def coordinator_key(self) -> Path:
         return self.path / "coordinator" / "key.pem"
 
+    @property
+    def tokens(self) -> Path:
+        """Where the keys and tokens of epochs lie."""
+        return self.path / "tokens"
+
     def staging(self, run: bytes) -> Path:
         """Where a worker puts the results of a run until every party has said that it holds its own."""
         return self.path / "staging" / run.hex()

@@ -48,6 +48,7 @@ CLOCK_SLACK_S = 60
 MAX_DAYS = 90
 FEW_MEDIA_COLUMNS = 5
 SAMPLE_ROWS = (1000, 200_000)
+PREFIX_BITS = (0, 20)
 # Modes in which the parties do not both learn which rows an earlier key has matched.
 ONE_KEY = frozenset({"size", "sum"})
 
@@ -301,6 +302,7 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
 
 _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
     "doctor.oprf@1": {"sample": SAMPLE_ROWS},
+    "match.oprf-epoch@1": {"prefix_bits": PREFIX_BITS},
     "train.fourier-lr@1": {"steps": (1, 12), "l2_milli": (1, 10**9), "lookalike_steps": (0, 11)},
 }
 

@@ -24,7 +24,7 @@ from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyEr
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Step
 
-from . import matchdoctor, matching, quality, summing
+from . import epoch, matchdoctor, matching, quality, summing
 from .data import bins, features, table
 from .job import Charged, Facts, IntArray, Job
 
@@ -370,6 +370,8 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("doctor.oprf@1", "media"): matchdoctor.media,
     ("match.oprf@1", "brand"): matching.matched,
     ("match.oprf@1", "media"): matching.matched,
+    ("match.oprf-epoch@1", "brand"): epoch.brand,
+    ("match.oprf-epoch@1", "media"): epoch.media,
     ("match.oprf-sum@1", "brand"): summing.summed,
     ("match.oprf-sum@1", "media"): summing.summed,
     ("insight.columns@1", "brand"): _insight_brand,

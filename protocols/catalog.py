@@ -123,6 +123,41 @@ _ENTRIES = (
         mode="size",
     ),
     Entry(
+        name="match.oprf-epoch@1",
+        step="match",
+        needs=(),
+        title="Find the people both sides know, with tokens made ahead (OPRF on ristretto255, one key for an epoch)",
+        learns={
+            "brand": (
+                "how many rows with each match key the media's data set holds, and a pseudonym for each that stays the "
+                "same for the whole epoch (with prefix_bits above 0 only the pseudonyms that share their first bits "
+                "with one of its own people)",
+                "which of its own rows are among them, at once and however few they are: nothing is hidden under "
+                "{floor}, only no result is kept",
+                "from the second campaign of the epoch on also which pseudonyms came and which went since its last: "
+                "who of the people it has asked for joined the media and who left",
+                "whether a person found by a later key is a row that an earlier key has found",
+            ),
+            "media": (
+                "how many rows with each match key the brand's data set holds, less those an earlier key has matched, "
+                "and how many of their identifiers the brand has not asked for before in this epoch",
+                "whether {floor} or more match in each round; if so which of its own rows they are",
+                "with prefix_bits above 0 also which first bits the pseudonyms of the brand's people have: of each of "
+                "its own people whose pseudonym begins otherwise, that the brand does not have them; of the others, "
+                "that somebody among the 1,000 or more with the same first bits may be the brand's. With 0 nothing "
+                "of this",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(
+            "each party enters its own people and follows the protocol: the brand can ask for anybody, as often as "
+            "the media's query budget for the epoch allows",
+        ),
+        engine="oprf",
+        mode="epoch",
+        aligns=True,
+    ),
+    Entry(
         name="match.oprf-sum@1",
         step="match",
         needs=(),

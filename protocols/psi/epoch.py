@@ -63,7 +63,6 @@ from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
 from ..ids import Identifiers, repeats
 from ..primitives.group import ELEMENT_BYTES, Scalar, hash_multiply, multiply
 from ..primitives.randomness import Randomness
-from .match import Alignment, token_bytes
 from .oprf import HASH_TO_GROUP, outputs
 from .token_lists import (
     DIGEST_BYTES,
@@ -81,6 +80,7 @@ from .token_lists import (
     prefixes,
     pseudonyms,
     rising_order,
+    token_bytes,
 )
 
 NAME_BYTES = 16
@@ -277,9 +277,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """The matched people, and by kind what the run cost: identifiers evaluated, tokens that came, tokens that went."""
+    """The matched people, in an order both parties share, and what the run cost.
 
-    alignment: Alignment
+    rows (m,): this party's row numbers. By kind: how many rows this party and its peer entered in that round (as
+    tokens, where it is the sender), how many matched, identifiers evaluated, tokens that came, tokens that went.
+    """
+
+    rows: IntArray
+    own: dict[str, int]
+    peer: dict[str, int]
+    matched: dict[str, int]
     asked: dict[str, int]
     added: dict[str, int]
     removed: dict[str, int]
@@ -603,8 +610,7 @@ class _Rounds:
                 f"fewer than {self._floor} people matched, so no result is kept",
                 "check that both sides have the right keys and countries, or enter more people",
             )
-        alignment = Alignment(self.rows, self._own, self._peer, self._matched)
-        return Refreshed(alignment, self.asked, self.added, self.removed)
+        return Refreshed(self.rows, self._own, self._peer, self._matched, self.asked, self.added, self.removed)
 
 
 def _check_epoch(epoch: Epoch, max_rows: int, rows: int) -> None:

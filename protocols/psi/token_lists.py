@@ -24,7 +24,14 @@ UInt64Array = NDArray[np.uint64]
 
 DIGEST_BYTES = 32
 PIECE = 2**18
+_FALSE_MATCH_BITS = 40
 _LABEL = b"tidegate epoch tokens v1\0"
+
+
+def token_bytes(receiver_rows: int, sender_rows: int) -> int:
+    """Bytes of a token so that a false match among all pairs has probability under 2^-40; at least 12."""
+    pairs = max(receiver_rows, 1) * max(sender_rows, 1)
+    return max(12, -(-(_FALSE_MATCH_BITS + 1 + pairs.bit_length()) // 8))
 
 
 def no_tokens(width: int) -> Bytes:
@@ -127,7 +134,7 @@ class Digest:
 
 
 def pseudonyms(data: bytes, offsets: Offsets, secret: bytes) -> Bytes:
-    """16 bytes (n, 16) for each input, which only who has the secret can lay to it. Inputs are as in `hash_multiply`."""
+    """16 bytes (n, 16) for each input of `hash_multiply`: nobody without the secret can lay them to each other."""
     prefix = b"tidegate local pseudonym v1\0" + secret
     if group._native is None:
         start, bounds = hashlib.sha512(prefix), offsets.tolist()
