@@ -369,14 +369,16 @@ def campaigns(ctx: typer.Context, as_json: AsJson = False) -> None:
         sync(home, store)
         found = store.campaigns()
         if as_json:
-            typer.echo(json.dumps([screen.status(store, one) for one in found], indent=2))
+            typer.echo(json.dumps([screen.status(store, one, home.name()) for one in found], indent=2))
             return
         if not found:
             say("No campaign is known here. A brand proposes one with `tidegate campaign propose FILE.toml`.")
             return
         shown = screen.table("campaign", "number", "proposed by", "when", "state")
         for one in found:
-            screen.row(shown, one.name, one.short, one.proposer, screen.ago(one.added_s), screen.state(store, one))
+            screen.row(
+                shown, one.name, one.short, one.proposer, screen.ago(one.added_s), screen.state(store, one, home.name())
+            )
         console.print(shown)
 
 
@@ -399,11 +401,12 @@ def approve(ctx: typer.Context, name: CampaignName, yes: Yes = False) -> None:
         sync(home, store)
         found = store.campaign(name)
         if home.name() in store.signatures(found.hash):
-            say(f"{found.name} ({found.short}) was approved here before; {screen.state(store, found)}")
+            say(f"{found.name} ({found.short}) was approved here before; {screen.state(store, found, home.name())}")
             return
         if found.state in FINAL:
             raise PolicyError(
-                f"the campaign {found.name} is over: {screen.state(store, found)}", "have it proposed again"
+                f"the campaign {found.name} is over: {screen.state(store, found, home.name())}",
+                "have it proposed again",
             )
         problems = policy.problems(home, store, found.contract, time.time())
         screen.contract(store, found, home.name(), problems[1:])
@@ -458,10 +461,12 @@ def results(
     with opened(ctx) as (home, store):
         found = store.campaign(name)
         folder = home.campaign(found.short)
-        steps = [step.step for step in found.contract.steps]
+        steps = [step.name for step in found.contract.steps]
         if not any((folder / step / "facts.json").is_file() for step in steps):
-            raise ConfigError(f"the campaign {found.name} has no results here yet", f"it {screen.state(store, found)}")
-        say(f"Campaign {found.name} ({found.short}): {screen.state(store, found)}", "bold")
+            raise ConfigError(
+                f"the campaign {found.name} has no results here yet", f"it {screen.state(store, found, home.name())}"
+            )
+        say(f"Campaign {found.name} ({found.short}): {screen.state(store, found, home.name())}", "bold")
         screen.results(folder, found.contract, home.name())
         if export is not None:
             report = export_results(home, found, folder, export)
@@ -482,8 +487,8 @@ def export_results(home: Home, found: Campaign, folder: Path, out: Path) -> Path
             whole = Path(made) / "whole"
             whole.mkdir(mode=0o700)
             for step in found.contract.steps:
-                if (folder / step.step).is_dir():
-                    shutil.copytree(folder / step.step, whole / step.step)
+                if (folder / step.name).is_dir():
+                    shutil.copytree(folder / step.name, whole / step.name)
             (whole / "contract.json").write_bytes(found.contract_bytes)
             written = report.build(folder, found.contract, home.name(), whole)
             if out.exists():
@@ -603,14 +608,15 @@ def propose(
         _preview(made)
         for other in store.campaigns():
             if other.name == contract.campaign and other.state not in FINAL:
+                state = screen.state(store, other, home.name())
                 raise ConfigError(
-                    f"a campaign called {other.name} ({other.short}) is not over yet: it {screen.state(store, other)}",
+                    f"a campaign called {other.name} ({other.short}) is not over yet: it {state}",
                     f"`tidegate campaign cancel {other.short}`, or give this one another name",
                 )
         if not yes:
             _confirm(f"Sign this contract for {home.name()} and send it?", "Nothing was signed.")
         sent = mail.online(home, lambda relay: mail.propose(home, store, relay, contract))
-        say(f"Proposed {sent.name} ({sent.short}): {screen.state(store, sent)}", "green")
+        say(f"Proposed {sent.name} ({sent.short}): {screen.state(store, sent, home.name())}", "green")
         _remind_to_be_up(home)
 
 
@@ -627,17 +633,17 @@ def status(ctx: typer.Context, ref: CampaignRef, as_json: AsJson = False) -> Non
         sync(home, store)
         found = find(store, ref)
         if as_json:
-            typer.echo(json.dumps(screen.status(store, found), indent=2))
+            typer.echo(json.dumps(screen.status(store, found, home.name()), indent=2))
         else:
-            console.print(screen.progress(store, found, _last_event(store, found)))
-        _check_not_stopped(store, found)
+            console.print(screen.progress(store, found, home.name(), _last_event(store, found)))
+        _check_not_stopped(home, store, found)
 
 
-def _check_not_stopped(store: Store, found: Campaign) -> None:
+def _check_not_stopped(home: Home, store: Store, found: Campaign) -> None:
     """Raises for a campaign that ended without its result, so that programs and people see it in the exit status."""
     if found.state not in FINAL or found.state == "done":
         return
-    text, _, hint = screen.state(store, found).partition(". Hint: ")
+    text, _, hint = screen.state(store, found, home.name()).partition(". Hint: ")
     raise PolicyError(
         f"the campaign {found.name} ({found.short}) {text}",
         hint or "correct the cause, or talk to the other party; then propose it again",
@@ -661,7 +667,7 @@ def watch(ctx: typer.Context, ref: CampaignRef) -> None:
                 f"Stopped watching. The campaign goes on; `tidegate campaign watch {found.short}` looks again."
             )
             raise typer.Exit(130) from None
-        _check_not_stopped(store, found)
+        _check_not_stopped(home, store, found)
         say(f"`tidegate party results {found.short} --export DIR` writes the report.")
 
 
@@ -682,7 +688,7 @@ def _follow(home: Home, store: Store, found: Campaign) -> Campaign:
                 if live is None:
                     say(event.text)
             if live is not None:
-                live.update(screen.progress(store, found, _hint(home, store, found, reachable)))
+                live.update(screen.progress(store, found, home.name(), _hint(home, store, found, reachable)))
             if found.state in FINAL:
                 break
             time.sleep(POLL_S)

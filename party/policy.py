@@ -47,6 +47,11 @@ AT_LEAST = ("floor", "seeds", "count_noise")
 CLOCK_SLACK_S = 60
 MAX_DAYS = 90
 FEW_MEDIA_COLUMNS = 5
+# The contract names all parties to all of them, and the coordinator says to all how far a campaign is.
+OF_OTHER_MEDIA = (
+    "which other media take part, the names and numbers of rows of their data sets, which steps each has with the "
+    "brand, how far the campaign is and at whom it waits or ended; nothing of their people"
+)
 SAMPLE_ROWS = (1000, 200_000)
 PREFIX_BITS = (0, 20)
 # Modes in which the parties do not both learn which rows an earlier key has matched.
@@ -199,6 +204,8 @@ def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Gu
     for name, role in {**parties, "coordinator": "coordinator"}.items():
         steps = [step for step in contract_steps if role != "media" or step.media in ("", name)]
         lines = [line for step in steps for line in catalog.learns(step.protocol, role, **figures)]
+        if role == "media" and sum(each == "media" for each in parties.values()) > 1:
+            lines.append(OF_OTHER_MEDIA)
         found[name] = tuple(dict.fromkeys(lines))
     return found
 

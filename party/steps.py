@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tidegate.protocols import catalog
 from tidegate.protocols.blind import insight, logistic, scoring
 from tidegate.protocols.blind.split import receive_split, send_split
 from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Step
 
-from . import epoch, matchdoctor, matching, quality, summing
+from . import epoch, matchdoctor, matching, policy, quality, summing
 from .data import bins, features, table
 from .job import Charged, Facts, IntArray, Job
 
@@ -35,15 +34,8 @@ async def play(job: Job, channel: Channel) -> Facts:
     """Plays this party's role of the job's step and returns its facts; the files are in `job.staging` then."""
     role = _ROLES[job.step.protocol, job.role]
     facts = await role(job, channel)
-    guards = job.contract.guards
-    learned = catalog.learns(
-        job.step.protocol,
-        job.role,
-        floor=guards.floor,
-        count_noise=guards.count_noise,
-        train_steps=guards.train_steps,
-        score_levels=guards.score_levels,
-    )
+    roles = {party.name: party.role for party in job.contract.parties}
+    learned = policy.learns((job.step,), roles, job.contract.guards)[job.party]
     return {"step": job.step.step, "learned": list(learned), **facts}
 
 

@@ -258,7 +258,7 @@ class Town:
         return any(words in text for text in self.events(party, name))
 
     def state_line(self, party: str, name: str) -> str:
-        return screen.state(self.stores[party], self.campaign(party, name))
+        return screen.state(self.stores[party], self.campaign(party, name), party)
 
     def until_over(self, name: str, state: str = "done", seconds: float = 90) -> None:
         """Waits until the campaign is over at both parties and checks how."""

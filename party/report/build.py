@@ -12,6 +12,7 @@ from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import Contract
 
 from . import page
+from .wording import listed
 
 Facts = dict[str, Any]
 
@@ -23,6 +24,7 @@ def build(
 ) -> Path:
     """Writes report.html and report.json into the folder `out` and returns the path of report.html.
 
+    With several media the brand's report has the steps of each under "media", and "together": what several know.
     Steps that left no `<step>/facts.json` under `campaign_dir` are left out. `extra` is what only a demonstration
     knows, where both sides are at hand: "media_facts" {step: facts}, "pooled" {"auc", "log_loss"}, "expand_truth"
     {"base_rate", "sizes": [{"percent", "people", "rate"}]}, "note". Nothing is left half-written.
@@ -35,14 +37,15 @@ def build(
 
 def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[str, Any]) -> Facts:
     """Everything the report says, as report.json has it."""
-    names = [step.step for step in contract.steps]
-    steps = {name: facts for name in names if (facts := _read(campaign_dir / name / "facts.json")) is not None}
-    me = contract.party(party)
+    mine = {step.name: step for step in contract.steps if contract.takes_part(party, step)}
+    steps = {name: facts for name in mine if (facts := _read(campaign_dir / name / "facts.json")) is not None}
+    me, several = contract.party(party), len(contract.media) > 1
+    peers = [other.name for other in contract.parties if other.name != party and other.role != me.role]
     report: Facts = {
         "campaign": contract.campaign,
         "party": party,
         "role": me.role,
-        "peer": next(other.name for other in contract.parties if other.name != party),
+        "peer": listed(peers),
         "contract": contract.hash.hex(),
         "software": contract.software,
         "created_s": contract.created_s,
@@ -50,9 +53,9 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         "label": asdict(contract.label),
         "keys": [key.kind for key in contract.keys],
         "parties": [asdict(other) for other in contract.parties],
-        "protocols": [asdict(step) for step in contract.steps],
+        "protocols": [{**asdict(step), "name": step.name} for step in contract.steps],
         "guards": asdict(contract.guards),
-        **steps,
+        **({} if several and me.role == "brand" else {mine[name].step: facts for name, facts in steps.items()}),
         "seconds": {name: facts["seconds"] for name, facts in steps.items() if "seconds" in facts},
         "bytes": {
             name: {way: facts[way] for way in ("sent", "received") if way in facts} for name, facts in steps.items()
@@ -70,6 +73,12 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         else:
             lines = list(contract.learns.get(name, ()))
         report["learned"][name] = list(dict.fromkeys(lines))
+    if several and me.role == "brand":
+        report["media"] = {
+            media: {mine[name].step: facts for name, facts in steps.items() if mine[name].media == media}
+            for media in peers
+        }
+        report["together"] = next((facts["together"] for facts in steps.values() if "together" in facts), None)
     if extra.get("note"):
         report["note"] = str(extra["note"])
     if "train" in report and me.role == "brand":

@@ -20,7 +20,14 @@ _GUARDS = {
     "count_noise": ("Noise on counts", "people, the standard deviation of the noise on released counts"),
     "score_levels": ("Blur of scores", "levels that can be told apart in released scores"),
 }
-_STEPS = {"match": "Match", "insight": "Good customers", "train": "Train", "score": "Score", "expand": "Lookalikes"}
+_STEPS = {
+    "doctor": "Match doctor",
+    "match": "Match",
+    "insight": "Good customers",
+    "train": "Train",
+    "score": "Score",
+    "expand": "Lookalikes",
+}
 
 
 def learned(report: Report) -> Html:
@@ -56,16 +63,17 @@ def guards(report: Report) -> Html:
 
 def cost(report: Report) -> Html:
     durations, traffic = report["seconds"], report["bytes"]
-    names = [step["step"] for step in report["protocols"] if step["step"] in traffic]
-    if not names:
+    kinds = {step["name"]: step for step in report["protocols"] if step["name"] in traffic}
+    if not kinds:
         return Html("")
     longest = max(durations.values(), default=0) or 1
     rows = []
-    for name in names:
+    for name, step in kinds.items():
         part = 100 * durations.get(name, 0) / longest
         bar = element("span", element("i", style=f"width:{part:.1f}%"), class_="bar plain", aria_hidden="true")
         both = (size(traffic[name].get(way)) for way in ("sent", "received"))
-        rows.append(Row((_STEPS.get(name, name), bar, seconds(durations.get(name)), *both)))
+        title = f"{_STEPS.get(step['step'], step['step'])} {step['media']}".rstrip()
+        rows.append(Row((title, bar, seconds(durations.get(name)), *both)))
     columns = (
         Column("step"),
         Column("", "wide"),
@@ -87,12 +95,12 @@ def contract(report: Report) -> Html:
         ("software", f"tidegate {report['software']}"),
         ("proposed", _time(report["created_s"])),
         ("expires", _time(report["expires_s"])),
-        ("good customer", f"{label['column']} = {label['positive']}"),
+        *([("good customer", f"{label['column']} = {label['positive']}")] if label["column"] else []),
         ("matched on", listed(report["keys"])),
     ]
     for step in report["protocols"]:
         settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step["settings"].items()))
-        entries.append((step["step"], joined(element("code", step["protocol"]), f" {settings}")))
+        entries.append((step["name"], joined(element("code", step["protocol"]), f" {settings}")))
     for party in report["parties"]:
         data = party["data"]
         described = joined(
