@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import re
+from string import ascii_letters, digits
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.protocols import ids
 from tidegate.protocols.channel import ConfigError
-from tidegate.protocols.ids import Validity, keep_first, normalise, repeats
+from tidegate.protocols.ids import Validity, join_blocks, keep_first, normalise, normalise_blocks, repeats
 
 
 def spelled(kind: str, text: str, region: str | None = None) -> str | None:
@@ -167,3 +169,130 @@ def test_normalising_twice_changes_nothing_and_never_fails(kind: str, text: str)
     once = spelled(kind, text, "NL")
     if once is not None:
         assert spelled(kind, once, "NL") == once
+
+
+MIXED = ["a@x.nl", None, "nonsense", " ", "A@X.NL", "b@x.nl", "\u00e9@x.nl", "", "c@x.nl", "a@x.nl"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(MIXED),
+        pa.array(MIXED, pa.large_string()),
+        pa.array(MIXED, pa.string_view()),
+        pa.array(["z@x.nl", *MIXED, "y@x.nl"]).slice(1, len(MIXED)),
+        pa.chunked_array([MIXED[:3], [], MIXED[3:]], pa.string()),
+        pa.array(MIXED).dictionary_encode(),
+        tuple(MIXED),
+    ],
+    ids=str,
+)
+def test_a_column_is_read_however_it_is_held(column: pa.Array) -> None:
+    found, validity = normalise("email", column)
+    expected, counted = normalise("email", MIXED)
+    assert (list(found), found.rows.tolist(), validity) == (list(expected), expected.rows.tolist(), counted)
+    assert validity == Validity(6, 1, 3, 2, (("other", 1),))
+
+
+def test_whole_numbers_are_read_as_their_digits() -> None:
+    found, _ = normalise("phone", pa.array([31612345678, None], pa.int64()), "NL")
+    assert list(found) == [b"phone\0+31612345678"]
+
+
+def test_a_column_of_fractions_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="holds no identifiers"):
+        normalise("phone", pa.array([1.5]))
+
+
+def test_bytes_that_are_no_text_are_invalid() -> None:
+    raw = pa.array([b"a@x.nl", b"\xff@x.nl", None, b"\xc3\xa9@x.nl"])
+    column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    found, validity = normalise("email", column)
+    assert found.rows.tolist() == [0, 3]
+    assert (validity.invalid, validity.missing) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_blocks_of_a_column_give_what_the_whole_gives(size: int) -> None:
+    column = pa.array(MIXED * 7)
+    blocks = (column.slice(begin, size) for begin in range(0, len(column), size))
+    found, validity = normalise_blocks("email", blocks)
+    expected, counted = normalise("email", column)
+    assert (found.data, found.offsets.tolist()) == (expected.data, expected.offsets.tolist())
+    assert found.rows.tolist() == expected.rows.tolist()
+    assert (validity.rows, validity.valid, validity.duplicates) == (counted.rows, counted.valid, counted.duplicates)
+
+
+def test_no_blocks_give_no_identifiers() -> None:
+    assert len(join_blocks([])) == 0
+    assert normalise_blocks("email", [])[1] == Validity(0, 0, 0, 0)
+
+
+def test_repeats_are_found_among_many_of_every_length() -> None:
+    texts = ["x" * (i % 40 + 1) + str(i % 30_000) for i in range(70_000)]
+    found, validity = normalise("text", texts)
+    seen: set[str] = set()
+    expected = []
+    for text in texts:
+        expected.append(text in seen)
+        seen.add(text)
+    assert repeats(found).tolist() == expected
+    assert validity.duplicates == sum(expected)
+
+
+def shapes_of(kind: str, texts: list[str | None], region: str | None = None) -> tuple[tuple[str, int], ...]:
+    return normalise(kind, texts, region)[1].shapes
+
+
+def test_shapes_tell_what_the_refused_look_like() -> None:
+    texts = [f"{i:010d}" for i in range(40)] + [f"Tel {i:03d}-x" for i in range(20)] + ["\u00e9\u00e9 1\x07"] * 11
+    assert shapes_of("phone", [*texts, "rare!", None]) == (
+        ("9{10}", 40), ("Aa{2} 9{3}-a", 20), ("u{2} 9c", 11), ("other", 1)
+    )  # fmt: skip
+
+
+def test_shapes_of_digests_and_device_ids_are_known() -> None:
+    hashes = [f"{i * 7919:064x}" for i in range(1, 31)] + [f"{i * 7919:032X}" for i in range(1, 21)]
+    devices = [f"{i:08x}-0000-4000-8000-{i * 7919:012X}" for i in range(10)]
+    encoded = [f"{i:043d}=" for i in range(12)]
+    assert shapes_of("email", hashes + devices + encoded) == (
+        ("x{64}", 30), ("x{32}", 20), ("b{43}=", 12), ("x{8}-x{4}-x{4}-x{4}-x{12}", 10)
+    )  # fmt: skip
+
+
+def test_a_shape_that_few_rows_have_is_not_shown() -> None:
+    assert shapes_of("email", ["anna"] * 9 + ["b"] * 10) == (("a", 10), ("other", 9))
+    assert shapes_of("email", [f"{i:064x}" for i in range(9)]) == (("other", 9),)
+
+
+def test_no_more_than_five_shapes_are_shown() -> None:
+    texts = ["a" * size for size in range(1, 9) for _ in range(10 + size)]
+    shown = shapes_of("email", texts)
+    assert [shape for shape, _ in shown] == ["a{8}", "a{7}", "a{6}", "a{5}", "a{4}", "other"]
+    assert sum(rows for _, rows in shown) == len(texts)
+
+
+def test_a_shape_is_short_and_never_a_value() -> None:
+    canary = "S3cret-Canary!" * 40
+    _, validity = normalise("email", [canary] * 50 + ["canary@secret"] * 50 + ["Xy7"] * 9)
+    shown = repr(validity)
+    assert all(len(shape) <= 80 for shape, _ in validity.shapes)
+    assert not re.search("canary|s3cret|xy7|secret", shown, re.IGNORECASE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_shapes_hold_no_letter_and_no_digit_of_a_value(text: str) -> None:
+    for kind in ("email", "phone", "device"):
+        for shape, _ in shapes_of(kind, [text] * 10):
+            assert shape.isascii()
+            assert shape.isprintable()
+            assert set(re.sub(r"\{[0-9]+\}", "", shape)) - set("aA9ucxb") <= set(text) - set(ascii_letters + digits)
+
+
+def test_validities_of_blocks_add_up() -> None:
+    one = Validity(5, 12, 1, 0, (("9{10}", 12),))
+    two = Validity(3, 25, 0, 1, (("a{3}", 15), ("other", 10)))
+    assert one + two == Validity(8, 37, 1, 1, (("a{3}", 15), ("9{10}", 12), ("other", 10)))
+    assert (one + two).share_valid == 8 / 46
+    assert Validity(0, 0, 0, 0).share_valid == 0.0

@@ -139,6 +139,15 @@ def from_buffers(data: Bytes | bytes, offsets: IntArray, kind: Any = TEXT) -> An
     return pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
+def before(flags: BoolArray) -> NDArray[np.signedinteger[Any]]:
+    """How many of the flags (n,) are set before each place and in all (n + 1,)."""
+    # Half the memory of int64 and several times as fast, which counts where the flags are of bytes.
+    wide = np.int32 if len(flags) < 2**31 else np.int64
+    counts = np.zeros(len(flags) + 1, wide)
+    np.cumsum(flags.astype(wide), out=counts[1:])
+    return counts
+
+
 def ends(lengths: IntArray) -> IntArray:
     """Where values of these lengths (n,) start and end when they follow each other (n + 1,)."""
     offsets = np.zeros(len(lengths) + 1, np.int64)

@@ -27,6 +27,7 @@ from .column import (
     BoolArray,
     IntArray,
     Texts,
+    before,
     buffers,
     from_buffers,
     joined,
@@ -138,8 +139,7 @@ def _undecorated(texts: Texts) -> tuple[Texts, BoolArray, BoolArray]:
     data, offsets = buffers(texts)
     kind = _KIND[data]
     digit, strange = kind == _DIGIT, (kind == 0) | (kind == _PLUS)
-    digits_before = np.concatenate([[0], np.cumsum(digit)])
-    strange_before = np.concatenate([[0], np.cumsum(strange)])
+    digits_before, strange_before = before(digit), before(strange)
     digit_ends = digits_before[offsets]
     strange_count = np.diff(strange_before[offsets])
     # One strange byte is fine if it is a plus and no digit comes before it.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .column import Texts, buffers, from_buffers, matches
+from .column import Texts, before, buffers, from_buffers, matches
 
 SHAPES = 5
 SHAPE_ROWS = 10
@@ -85,8 +85,7 @@ def shapes(texts: Texts, unreadable: int = 0) -> tuple[tuple[str, int], ...]:
     # One class letter per character: how UTF-8 continues a character (10xxxxxx) is left out.
     data, offsets = buffers(texts)
     kept = (data & 0xC0) != 0x80
-    before = np.concatenate([[0], np.cumsum(kept)])
-    classes = from_buffers(_CLASS[data[kept]], before[offsets].astype(np.int64))
+    classes = from_buffers(_CLASS[data[kept]], before(kept)[offsets].astype(np.int64))
     counted = pc.value_counts(classes)
     often = counted.filter(pc.greater_equal(counted.field("counts"), SHAPE_ROWS))
     rest += len(texts)
