@@ -24,6 +24,7 @@ from . import dataset, mail, policy, screen
 from .config import Home, default_home, write_file
 from .screen import console, say
 from .store import FINAL, Campaign, Store
+from .tokens_cli import tokens_app
 
 if TYPE_CHECKING:
     from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
@@ -35,6 +36,7 @@ party_app = typer.Typer(
 )
 data_app = typer.Typer(help="Register data sets and show partners their columns.", no_args_is_help=True)
 party_app.add_typer(data_app, name="data")
+party_app.add_typer(tokens_app, name="tokens")
 campaign_app = typer.Typer(
     help="Check, propose and follow a campaign (a TOML file that the brand writes).",
     no_args_is_help=True,
