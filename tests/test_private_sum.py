@@ -285,8 +285,10 @@ def test_neither_side_can_lay_what_it_gets_to_rows() -> None:
     """The evaluated elements and the tokens come in orders of their own, and no message opens either."""
     n = 200
     *_, a, b = asyncio.run(_spoken(*_roles("media", _ids(range(n)), _ids(range(n)), _values(n), seed=b"1")))
-    # The randomness of the seeded holder starts with its key.
-    key = Scalar.random(Randomness(b"h1".ljust(32, b"\0")))
+    # The randomness of the seeded holder starts with its order, then comes its key.
+    drawn = Randomness(b"h1".ljust(32, b"\0"))
+    drawn.permutation(n)
+    key = Scalar.random(drawn)
     in_order = group.multiply(dict(a.sent)["Blinded"][8:], key)
     came = dict(b.sent)["Evaluated"][8:]
     elements = [in_order[at : at + 32] for at in range(0, len(in_order), 32)]
@@ -294,7 +296,7 @@ def test_neither_side_can_lay_what_it_gets_to_rows() -> None:
     assert sorted(order) == list(range(n))
     assert sum(place == i for i, place in enumerate(order)) < 10
     own = _ids(range(n))
-    texts, _ = group.hash_multiply(own.data, own.offsets, private_sum.HASH_TO_GROUP, key), None
+    texts, _ = group.hash_multiply(own.data, own.offsets, oprf_match.HASH_TO_GROUP, key), None
     tokens = group.digests(texts, b"tidegate match token v1\0text\0", 12)
     sent = dict(b.sent)["Tokens"][8:]
     at = [sent.index(tokens[12 * i : 12 * i + 12]) // 12 for i in range(n)]

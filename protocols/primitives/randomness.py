@@ -51,6 +51,7 @@ class Randomness:
         """A uniform order of 0..n-1: argsort of 64-bit keys, drawn again in the rare case that two are equal."""
         while True:
             keys = np.frombuffer(self.bytes(8 * n), dtype="<u8")
-            order = np.argsort(keys, kind="stable")
-            if n < 2 or bool(np.all(np.diff(keys[order]) != 0)):
-                return order.astype(np.int64)
+            order = np.argsort(keys)
+            keys = keys[order]
+            if not np.any(keys[1:] == keys[:-1]):
+                return order.astype(np.int64, copy=False)

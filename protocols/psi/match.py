@@ -1,68 +1,59 @@
-"""Which rows two parties have in common: OPRF-based private set intersection in fresh-key mode, size first.
+"""Which rows two parties have in common: rounds by kind of identifier, size first, over any engine.
 
-For each kind of identifier, in order of priority, one round over the rows that no earlier round has matched.
-X are the receiver's identifiers, Y the sender's, H the hash to the group and T the hash to tokens:
+For each kind of identifier, in order of priority, one round:
 
-    receiver (brand: X)                                 sender (media: Y)
+    receiver (brand)                                    sender (media)
                                  -- Size -->
-                                 <-- Size --                   the round ends here if either is under the floor
-      blinding scalar b, once                                  key k, order of Y, seed: all fresh
-      b H(x) for each x          -- Blinded -->                refuses bad and repeated elements
-                                 <-- Evaluated --              k b H(x), in the order drawn from the seed
-                                 <-- Tokens --                 T(k H(y)), in the order of Y
-      T(b^-1 k b H(x))
-      counts those among the tokens
-                                 -- Found -->                  how many: 0 for anything under the floor, the end
-                                 -- Positions -->              one bit per token
-                                 <-- Opened --                 the seed
-      undoes the order
+                                 <-- Size --               the round ends here if either is under the floor
+      an engine compares, the sender's list in a secret order drawn anew: see `engine`
+      counts the positions it has found
+                                 -- Found -->              0 for anything under the floor, which ends the round
+      mode both                  -- Positions -->          one bit for each position of the sender's order
+      modes both and brand       <- engine opens -         which of its rows the receiver has found
 
-What each learns. Both: how many rows enter each round. The receiver: how many match, and at the floor or above
-which of its rows they are. The sender: whether the floor is reached, and if so how many match and which of its rows
-they are. Rows come out in the order of the tokens, which the sender shuffled, so a place in it says nothing about
-where the other party keeps the row. From the second round on, the number of rows that enter also says how many
-of those matched before have no identifier of the next kind; a row that matches by one kind is not tried by another.
+The mode says who is told what once a round reaches the floor:
 
-Why. k and b are fresh in every round and known to one side each. Under the decisional Diffie-Hellman assumption in
-ristretto255, with H and T as random oracles, the blinded elements are as random ones to the sender, and to the receiver
-so are the evaluated ones and the tokens, but for the ones they have in common; in their secret order the evaluated
-ones cannot be laid back to the rows. So what the receiver holds before the seed is open is a number. Below the
-floor only the receiver ever holds it: it answers 0, forgets it, and no output depends on it. No element of one run or
-round meets another again, so runs cannot be laid over each other.
+    both    both: how many match, and which of their own rows they are; in the order of the sender's list, which it
+            shuffled, so a place in it says nothing about where the other party keeps the row
+    brand   the receiver: how many and which of its rows; the sender: that the floor is reached, for Found says no more
+    size    both: how many; nothing is opened, so nobody can tell which
 
-Assumption: both follow the protocol and enter their own rows. A sender that answers under several keys spoils the
-result; a receiver that claims a size it did not see, or blinds under several scalars to find its rows again, learns
-which rows matched below the floor. Values that can be checked are: elements, repetitions, counts, bounds.
+Below the floor only the receiver ever holds a number: it answers 0, forgets it, and no output depends on it.
 
-A token has 12 bytes or more, so many that a false match in a run stays under 2^-40.
+Rounds after the first. A row that matches by one kind is not tried by another. In mode both each party leaves its
+matched rows out, so the number of rows that enter also says how many of those matched before have no identifier of
+the next kind. In mode brand neither side may show how many those are. So the receiver enters a stranger (see
+`entries`) for each row that has matched, and the sender, which does not know them, enters one secret order of all
+its rows with an identifier of any kind in every round, a stranger for each row that has none of this kind. A position
+stands for the same row in every round then: the receiver drops a match at a position that it has taken before. What it
+learns by that, whether the round reaches the floor or not, is which of the people that it knows to be matched also
+have, under a later kind, the identifier of another row of its own; it cannot tell of which row while the round stays
+under the floor. Modes with one kind alone know no such links; mode size has one kind, since it would not open them.
 
-Reference: [RFC9497] mode OPRF without the input in the final hash, since the receiver hashes before it knows which
-input an element belongs to; [HFH99] Huberman, Franklin, Hogg, "Enhancing privacy and trust in electronic
-communities", for the Diffie-Hellman intersection that the order makes a size.
+Assumption: both follow the protocol and enter their own rows. A receiver that claims a size it did not see learns
+which rows match below the floor. What can be checked is: counts, positions, bounds, and that mode brand's sender
+enters as many rows in each round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
-from ..ids import Identifiers, repeats
-from ..primitives.group import ELEMENT_BYTES, Scalar, digests, hash_multiply, multiply
 from ..primitives.randomness import Randomness
-from .oprf import HASH_TO_GROUP
+from . import oprf_match
+from .engine import Engine, Places
+from .entries import BoolArray, Column, Entries
 
 IntArray = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 
-BLOCK = 8192
+ENGINES: dict[str, Engine] = {"oprf": oprf_match}
+MODES = ("both", "brand", "size")
 POSITIONS = 2**20
-SEED_BYTES = 32
-_TOKEN_LABEL = b"tidegate match token v1\0"
-_FALSE_MATCH_BITS = 40
 
 
 @dataclass(frozen=True)
@@ -73,245 +64,157 @@ class Size(Message):
 
 
 @dataclass(frozen=True)
-class Blinded(Message):
-    """Up to BLOCK elements b H(x)."""
-
-    elements: bytes
-
-
-@dataclass(frozen=True)
-class Evaluated(Message):
-    """Up to BLOCK elements k b H(x), in the order drawn from the seed."""
-
-    elements: bytes
-
-
-@dataclass(frozen=True)
-class Tokens(Message):
-    """Up to BLOCK tokens of the sender."""
-
-    tokens: bytes
-
-
-@dataclass(frozen=True)
 class Found(Message):
-    """How many tokens the receiver has in common with the sender; 0 when they are under the floor."""
+    """How many rows the receiver has found, the floor itself in mode brand; 0 when they are under the floor."""
 
     rows: int
 
 
 @dataclass(frozen=True)
 class Positions(Message):
-    """One bit for each of up to POSITIONS tokens, the first in the lowest bit: set if the receiver has it too."""
+    """One bit for each of up to POSITIONS positions, the first in the lowest bit: set if the receiver has the row."""
 
     bits: bytes
 
 
-@dataclass(frozen=True)
-class Opened(Message):
-    """The seed of the order in which the evaluated elements went."""
+@dataclass
+class Matched:
+    """What a party is told, by kind of identifier where it is a mapping.
 
-    seed: bytes
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """The matched people, in an order both parties share.
-
-    rows (m,): this party's row numbers. By kind of identifier: how many rows this party and its peer entered in
-    that round, and how many of them matched and were opened (0 under the floor).
+    rows (m,): this party's matched rows; in mode both in an order that both parties share, at mode brand's receiver
+    rising, else empty. own, peer: how many rows this party and the other entered. by_key: how many matched, 0 under
+    the floor; empty at mode brand's sender. reached: the kinds whose round reached the floor.
     """
 
-    rows: IntArray
-    own: dict[str, int]
-    peer: dict[str, int]
-    matched: dict[str, int]
+    rows: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    own: dict[str, int] = field(default_factory=dict)
+    peer: dict[str, int] = field(default_factory=dict)
+    by_key: dict[str, int] = field(default_factory=dict)
+    reached: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(self.by_key.values())
 
 
 async def receiver(
     channel: Channel,
-    ids: Mapping[str, Identifiers],
+    ids: Mapping[str, Column],
     *,
+    engine: Engine,
+    mode: str,
     kinds: tuple[str, ...],
     floor: int,
     max_rows: int,
     randomness: Randomness,
-) -> Alignment:
+) -> Matched:
     """Plays the brand. Identifiers of a kind are all different; the peer may enter at most `max_rows` in a round.
 
     Raises PeerError when the sender leaves the protocol, PolicyError when no round reaches the floor.
     """
-    rounds = _Rounds(ids, kinds, floor)
+    told = Matched(by_key=dict.fromkeys(kinds, 0))
+    mine = _Rows(ids, kinds, mode)
+    # Mode brand: the positions of the sender's one order that stand for a row found before.
+    taken = np.empty(0, np.bool_)
     for kind in kinds:
-        mine = rounds.remaining(kind)
-        await channel.send(Size(len(mine)))
+        entries = mine.instead(kind, randomness) if mode == "brand" else mine.left(kind)
+        await channel.send(Size(len(entries)))
         theirs = _checked_size(await channel.recv(Size), max_rows)
-        if not rounds.enters(kind, len(mine), theirs):
+        if mode == "brand" and told.peer and theirs not in told.peer.values():
+            raise PeerError(f"the peer enters {theirs} rows, in mode brand it must be as many in each round")
+        told.own[kind], told.peer[kind] = len(entries), theirs
+        if min(len(entries), theirs) < floor:
             continue
-        blinding = Scalar.random(randomness)
-        for block in mine.blocks(BLOCK):
-            await channel.send(Blinded(hash_multiply(block.data, block.offsets, HASH_TO_GROUP, blinding)))
-        unblinding = blinding.inverse()
-        length = token_bytes(len(mine), theirs)
-        tokens = np.empty((len(mine) + theirs, length), np.uint8)
-        own_tokens, peer_tokens = tokens[: len(mine)], tokens[len(mine) :]
-        for span in _spans(len(mine)):
-            evaluated = (await channel.recv(Evaluated)).elements
-            _exactly(evaluated, len(own_tokens[span]) * ELEMENT_BYTES, "evaluated elements")
-            own_tokens[span] = _tokens(kind, multiply(evaluated, unblinding), length)
-        for span in _spans(theirs):
-            came = (await channel.recv(Tokens)).tokens
-            peer_tokens[span] = _matrix(_exactly(came, peer_tokens[span].size, "tokens"), length)
-        evaluated_at, token_at = common(tokens, len(mine))
-        del tokens, own_tokens, peer_tokens
-        if len(token_at) < floor:
+        compared = await engine.compare(channel, entries, kind=kind, theirs=theirs, randomness=randomness)
+        found = np.ones(len(compared.positions), np.bool_)
+        if mode == "brand":
+            taken = taken if len(taken) else np.zeros(theirs, np.bool_)
+            found = ~taken[compared.positions]
+        size = int(np.count_nonzero(found))
+        if size < floor:
             await channel.send(Found(0))
             continue
-        await channel.send(Found(len(token_at)))
-        found = np.zeros(theirs, np.bool_)
-        found[token_at] = True
-        for span in _spans(theirs, POSITIONS):
-            await channel.send(Positions(np.packbits(found[span], bitorder="little").tobytes()))
-        seed = _exactly((await channel.recv(Opened)).seed, SEED_BYTES, "the seed")
-        order = Randomness(seed).permutation(len(mine))
-        rounds.add(kind, mine.rows[order[evaluated_at]])
-    return rounds.alignment()
+        await channel.send(Found(floor if mode == "brand" else size))
+        if mode == "both":
+            await _send_positions(channel, compared.positions, theirs)
+        if mode != "size":
+            places = await compared.opened(channel)
+            mine.matched(entries, places[found])
+        if mode == "brand":
+            taken[compared.positions] = True
+        told.by_key[kind] = size
+        told.reached += (kind,)
+    told.rows = np.sort(mine.rows()) if mode == "brand" else mine.rows()
+    return _reaching(told, floor)
 
 
 async def sender(
     channel: Channel,
-    ids: Mapping[str, Identifiers],
+    ids: Mapping[str, Column],
     *,
+    engine: Engine,
+    mode: str,
     kinds: tuple[str, ...],
     floor: int,
     max_rows: int,
     randomness: Randomness,
-) -> Alignment:
+) -> Matched:
     """Plays the media; see `receiver`."""
-    rounds = _Rounds(ids, kinds, floor)
+    told = Matched(by_key={} if mode == "brand" else dict.fromkeys(kinds, 0))
+    mine = _Rows(ids, kinds, mode)
+    everybody = mine.everybody(randomness) if mode == "brand" else np.empty(0, np.uint32)
     for kind in kinds:
-        mine = rounds.remaining(kind)
+        if mode == "brand":
+            entries, order = mine.among(everybody, kind, randomness)
+        else:
+            entries = mine.left(kind)
+            order = randomness.permutation(len(entries)).astype(np.uint32)
         theirs = _checked_size(await channel.recv(Size), max_rows)
-        await channel.send(Size(len(mine)))
-        if not rounds.enters(kind, len(mine), theirs):
+        await channel.send(Size(len(entries)))
+        told.own[kind], told.peer[kind] = len(entries), theirs
+        if min(len(entries), theirs) < floor:
             continue
-        key, seed = Scalar.random(randomness), randomness.bytes(SEED_BYTES)
-        evaluated = np.empty((theirs, ELEMENT_BYTES), np.uint8)
-        for span in _spans(theirs):
-            blinded = _exactly((await channel.recv(Blinded)).elements, evaluated[span].size, "blinded elements")
-            evaluated[span] = _matrix(multiply(blinded, key), ELEMENT_BYTES)
-        # Two blinded elements are equal if and only if the evaluated ones are.
-        if len(equal_pairs(evaluated)[0]):
-            raise PeerError("the receiver sent a blinded element twice")
-        order = Randomness(seed).permutation(theirs)
-        for span in _spans(theirs):
-            await channel.send(Evaluated(evaluated[order[span]].tobytes()))
-        del evaluated, order
-        tokens = np.empty((len(mine), token_bytes(theirs, len(mine))), np.uint8)
-        for span, block in zip(_spans(len(mine)), mine.blocks(BLOCK), strict=True):
-            elements = hash_multiply(block.data, block.offsets, HASH_TO_GROUP, key)
-            tokens[span] = _tokens(kind, elements, tokens.shape[1])
-        shuffled = randomness.permutation(len(mine))
-        for span in _spans(len(mine)):
-            await channel.send(Tokens(tokens[shuffled[span]].tobytes()))
-        del tokens
-        size, most = (await channel.recv(Found)).rows, min(len(mine), theirs)
+        answered = await engine.answer(channel, entries, kind=kind, theirs=theirs, order=order, randomness=randomness)
+        size = (await channel.recv(Found)).rows
         if size == 0:
             continue
+        most = floor if mode == "brand" else min(len(entries), theirs)
         if not floor <= size <= most:
             raise PeerError(f"the receiver found {size} rows, 0 or {floor} to {most} were possible")
-        found = np.empty(len(mine), np.bool_)
-        for span in _spans(len(mine), POSITIONS):
-            bits = _exactly((await channel.recv(Positions)).bits, -(-len(found[span]) // 8), "positions")
-            unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
-            if np.any(unpacked[len(found[span]) :]):
-                raise PeerError("the receiver marked a position after the last token")
-            found[span] = unpacked[: len(found[span])]
-        if np.count_nonzero(found) != size:
-            raise PeerError(f"the receiver found {size} rows and marked {np.count_nonzero(found)}")
-        await channel.send(Opened(seed))
-        rounds.add(kind, mine.rows[shuffled[found]])
-    return rounds.alignment()
+        if mode == "both":
+            positions = await _positions(channel, len(entries), size)
+            mine.matched(entries, order[positions])
+        if mode != "size":
+            await answered.open(channel)
+        if mode != "brand":
+            told.by_key[kind] = size
+        told.reached += (kind,)
+    told.rows = mine.rows()
+    return _reaching(told, floor)
 
 
-def token_bytes(receiver_rows: int, sender_rows: int) -> int:
-    """Bytes of a token so that a false match among all pairs has probability under 2^-40; at least 12."""
-    pairs = max(receiver_rows, 1) * max(sender_rows, 1)
-    return max(12, -(-(_FALSE_MATCH_BITS + 1 + pairs.bit_length()) // 8))
+async def _send_positions(channel: Channel, positions: Places, n: int) -> None:
+    marked = np.zeros(n, np.bool_)
+    marked[positions] = True
+    for begin in range(0, n, POSITIONS):
+        await channel.send(Positions(np.packbits(marked[begin : begin + POSITIONS], bitorder="little").tobytes()))
 
 
-def equal_pairs(items: Bytes) -> tuple[IntArray, IntArray]:
-    """Index pairs (i, j), i < j, of items that are equal bytes; of k equal ones the k - 1 neighbours.
-
-    items (n, w) with w >= 8.
-    """
-    heads = np.ascontiguousarray(items[:, :8]).view("<u8").ravel()
-    order = np.argsort(heads)
-    heads = heads[order]
-    near = np.zeros(len(items) + 1, np.bool_)
-    near[1:-1] = heads[1:] == heads[:-1]
-    # Only items that share their first 8 bytes with another are compared whole.
-    suspects = np.sort(order[near[:-1] | near[1:]])
-    del heads, order
-    padded = np.zeros((len(suspects), -(-items.shape[1] // 8) * 8), np.uint8)
-    padded[:, : items.shape[1]] = items[suspects]
-    words = padded.view("<u8")
-    order = np.lexsort(words.T)
-    equal = np.all(words[order[1:]] == words[order[:-1]], axis=1)
-    return suspects[order[:-1][equal]], suspects[order[1:][equal]]
-
-
-def common(tokens: Bytes, own: int) -> tuple[IntArray, IntArray]:
-    """Of tokens (n, w), the first `own` of which are ours and the others the peer's: places of equal ones.
-
-    The places are counted from 0 on each side and come by rising place on the peer's. Raises PeerError when a token
-    occurs twice on one side: the peer had its hand in both, and honest ones are all different.
-    """
-    first, second = equal_pairs(tokens)
-    if np.any(first >= own) or np.any(second < own):
-        raise PeerError("the sender sent an element or a token twice")
-    by_token = np.argsort(second)
-    return first[by_token], second[by_token] - own
-
-
-class _Rounds:
-    """What the rounds so far have matched: rows leave the next rounds, counts and rows make the result."""
-
-    def __init__(self, ids: Mapping[str, Identifiers], kinds: tuple[str, ...], floor: int) -> None:
-        self._ids, self._floor = ids, floor
-        self._own: dict[str, int] = {}
-        self._peer: dict[str, int] = {}
-        self._matched: dict[str, int] = dict.fromkeys(kinds, 0)
-        self._rows = np.empty(0, np.int64)
-
-    def remaining(self, kind: str) -> Identifiers:
-        """The identifiers of this kind whose rows no round has matched yet."""
-        if kind not in self._ids:
-            raise ConfigError(
-                f"no identifiers of kind {kind!r} are at hand", "register the data set with a key of that kind"
-            )
-        ids = self._ids[kind]
-        if repeats(ids).any():
-            raise ConfigError(f"two rows have the same {kind}", "keep the first of each, or one row per person")
-        return ids.take(~np.isin(ids.rows, self._rows)) if len(self._rows) else ids
-
-    def enters(self, kind: str, own: int, peer: int) -> bool:
-        """Notes the sizes of a round; false when they cannot reach the floor."""
-        self._own[kind], self._peer[kind] = own, peer
-        return min(own, peer) >= self._floor
-
-    def add(self, kind: str, rows: IntArray) -> None:
-        self._matched[kind] = len(rows)
-        self._rows = np.concatenate([self._rows, rows])
-
-    def alignment(self) -> Alignment:
-        # The same text for every size under the floor, at both parties.
-        if not len(self._rows):
-            raise PolicyError(
-                f"fewer than {self._floor} people matched, so nothing was opened",
-                "check that both sides have the right keys and countries, or enter more people",
-            )
-        return Alignment(self._rows, self._own, self._peer, self._matched)
+async def _positions(channel: Channel, n: int, size: int) -> IntArray:
+    """The `size` positions below n that the receiver marks."""
+    marked = np.empty(n, np.bool_)
+    for begin in range(0, n, POSITIONS):
+        here = marked[begin : begin + POSITIONS]
+        bits = (await channel.recv(Positions)).bits
+        if len(bits) != -(-len(here) // 8):
+            raise PeerError(f"positions: {-(-len(here) // 8)} bytes were expected, {len(bits)} came")
+        unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+        if np.any(unpacked[len(here) :]):
+            raise PeerError("the receiver marked a position after the last one")
+        here[:] = unpacked[: len(here)]
+    if np.count_nonzero(marked) != size:
+        raise PeerError(f"the receiver found {size} rows and marked {np.count_nonzero(marked)}")
+    return np.flatnonzero(marked)
 
 
 def _checked_size(size: Size, max_rows: int) -> int:
@@ -320,19 +223,75 @@ def _checked_size(size: Size, max_rows: int) -> int:
     return size.rows
 
 
-def _spans(n: int, size: int = BLOCK) -> Iterator[slice]:
-    return (slice(begin, min(begin + size, n)) for begin in range(0, n, size))
+def _reaching(told: Matched, floor: int) -> Matched:
+    # The same text for every size under the floor, at both parties.
+    if not told.reached:
+        raise PolicyError(
+            f"fewer than {floor} people matched, so nothing was opened",
+            "check that both sides have the right keys and countries, or enter more people",
+        )
+    return told
 
 
-def _exactly(data: bytes, n: int, what: str) -> bytes:
-    if len(data) != n:
-        raise PeerError(f"{what}: {n} bytes were expected, {len(data)} came")
-    return data
+class _Rows:
+    """A party's rows over the rounds: which have matched, and what they enter next."""
 
+    def __init__(self, ids: Mapping[str, Column], kinds: tuple[str, ...], mode: str) -> None:
+        if mode not in MODES or (mode == "size" and len(kinds) != 1):
+            raise ConfigError(
+                f"matching cannot run in mode {mode!r} with the keys {', '.join(kinds)}",
+                f"the modes are {', '.join(MODES)}; size takes one key",
+            )
+        for kind in kinds:
+            if kind not in ids:
+                hint = "register the data set with a key of that kind"
+                raise ConfigError(f"no identifiers of kind {kind!r} are at hand", hint)
+        self._ids = ids
+        self._kinds = kinds
+        self._table = 1 + max((int(ids[kind].rows.max()) for kind in kinds if len(ids[kind])), default=-1)
+        self._done = np.zeros(self._table, np.bool_)
+        self._rounds: list[IntArray] = []
 
-def _matrix(data: bytes, width: int) -> Bytes:
-    return np.frombuffer(data, np.uint8).reshape(-1, width)
+    def left(self, kind: str) -> Entries:
+        """The rows that have not matched."""
+        return Entries(self._ids[kind], self._unmatched(kind))
 
+    def instead(self, kind: str, randomness: Randomness) -> Entries:
+        """The rows that have not matched, and a stranger for each that has."""
+        keep = self._unmatched(kind)
+        strangers = 0 if keep is None else int(np.count_nonzero(~keep))
+        return Entries(self._ids[kind], keep, strangers, randomness.bytes(32))
 
-def _tokens(kind: str, elements: bytes, length: int) -> Bytes:
-    return _matrix(digests(elements, _TOKEN_LABEL + kind.encode() + b"\0", length), length)
+    def everybody(self, randomness: Randomness) -> Places:
+        """All rows that have an identifier of any kind, in a random order."""
+        known = np.zeros(self._table, np.bool_)
+        for kind in self._kinds:
+            known[self._ids[kind].rows] = True
+        rows = np.flatnonzero(known).astype(np.uint32)
+        return rows[randomness.permutation(len(rows))]
+
+    def among(self, everybody: Places, kind: str, randomness: Randomness) -> tuple[Entries, Places]:
+        """The rows of this kind with a stranger for each other one, and which entry stands at each position."""
+        column = self._ids[kind]
+        entries = Entries(column, None, len(everybody) - len(column), randomness.bytes(32))
+        place = np.full(self._table, len(column), np.uint32)
+        place[column.rows] = np.arange(len(column), dtype=np.uint32)
+        order = place[everybody]
+        strangers = order == len(column)
+        order[strangers] += np.arange(np.count_nonzero(strangers), dtype=np.uint32)
+        return entries, order
+
+    def matched(self, entries: Entries, places: Places | IntArray) -> None:
+        """Notes the rows of these entries as matched, in this order."""
+        if len(places) and int(places.max()) >= len(entries.rows):
+            raise PeerError("the peer has matched an entry that belongs to nobody")
+        rows = entries.rows[places].astype(np.int64)
+        self._done[rows] = True
+        self._rounds.append(rows)
+
+    def rows(self) -> IntArray:
+        """The matched rows so far."""
+        return np.concatenate([np.empty(0, np.int64), *self._rounds])
+
+    def _unmatched(self, kind: str) -> BoolArray | None:
+        return ~self._done[self._ids[kind].rows] if self._rounds else None

@@ -57,25 +57,11 @@ from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
 from ..ids import Identifiers, repeats
 from ..primitives.bfv import MODULI, BrandKey, PublicKey
 from ..primitives.fixed_point import IntArray, T, UInt64Array
-from ..primitives.group import ELEMENT_BYTES, Scalar, hash_multiply, multiply
 from ..primitives.packing import SLOTS, block_count, blocks
 from ..primitives.randomness import Randomness
-from .match import (
-    BLOCK,
-    Blinded,
-    Evaluated,
-    Size,
-    Tokens,
-    _checked_size,
-    _exactly,
-    _matrix,
-    _spans,
-    _tokens,
-    common,
-    equal_pairs,
-    token_bytes,
-)
-from .oprf import HASH_TO_GROUP
+from . import oprf_match
+from .match import Size, _checked_size
+from .oprf_match import _exactly
 
 Noise = Callable[[int], IntArray]
 MOST_NOISE = 64
@@ -209,47 +195,18 @@ async def _find(
     channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness
 ) -> NDArray[np.bool_]:
     """Which of the holder's tokens, in their secret order, are ours too."""
-    blinding = Scalar.random(randomness)
-    for block in ids.blocks(BLOCK):
-        await channel.send(Blinded(hash_multiply(block.data, block.offsets, HASH_TO_GROUP, blinding)))
-    unblinding = blinding.inverse()
-    length = token_bytes(len(ids), theirs)
-    tokens = np.empty((len(ids) + theirs, length), np.uint8)
-    own_tokens, peer_tokens = tokens[: len(ids)], tokens[len(ids) :]
-    for span in _spans(len(ids)):
-        evaluated = (await channel.recv(Evaluated)).elements
-        _exactly(evaluated, len(own_tokens[span]) * ELEMENT_BYTES, "evaluated elements")
-        own_tokens[span] = _tokens(kind, multiply(evaluated, unblinding), length)
-    for span in _spans(theirs):
-        came = (await channel.recv(Tokens)).tokens
-        peer_tokens[span] = _matrix(_exactly(came, peer_tokens[span].size, "tokens"), length)
+    compared = await oprf_match.compare(channel, ids, kind=kind, theirs=theirs, randomness=randomness)
     found = np.zeros(theirs, np.bool_)
-    found[common(tokens, len(ids))[1]] = True
+    found[compared.positions] = True
     return found
 
 
 async def _answer(channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness) -> IntArray:
-    """The order in which our tokens went."""
-    key = Scalar.random(randomness)
-    evaluated = np.empty((theirs, ELEMENT_BYTES), np.uint8)
-    for span in _spans(theirs):
-        blinded = _exactly((await channel.recv(Blinded)).elements, evaluated[span].size, "blinded elements")
-        evaluated[span] = _matrix(multiply(blinded, key), ELEMENT_BYTES)
-    # Two blinded elements are equal if and only if the evaluated ones are.
-    if len(equal_pairs(evaluated)[0]):
-        raise PeerError("the counter sent a blinded element twice")
-    order = randomness.permutation(theirs)
-    for span in _spans(theirs):
-        await channel.send(Evaluated(evaluated[order[span]].tobytes()))
-    del evaluated, order
-    tokens = np.empty((len(ids), token_bytes(theirs, len(ids))), np.uint8)
-    for span, block in zip(_spans(len(ids)), ids.blocks(BLOCK), strict=True):
-        elements = hash_multiply(block.data, block.offsets, HASH_TO_GROUP, key)
-        tokens[span] = _tokens(kind, elements, tokens.shape[1])
-    shuffled = randomness.permutation(len(ids))
-    for span in _spans(len(ids)):
-        await channel.send(Tokens(tokens[shuffled[span]].tobytes()))
-    return shuffled
+    """The order in which our tokens went. Which rows the counter has found is never opened."""
+    order = randomness.permutation(len(ids))
+    shown = order.astype(np.uint32)
+    await oprf_match.answer(channel, ids, kind=kind, theirs=theirs, order=shown, randomness=randomness)
+    return order
 
 
 async def _multiply(
