@@ -40,6 +40,7 @@ import pyarrow as pa
 from tidegate import __version__
 from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol
 from tidegate.protocols.channel import ConfigError, TidegateError
+from tidegate.protocols.psi import doctor
 from tidegate.wire.contract import (
     KEY_FORMS,
     KEY_KINDS,
@@ -525,7 +526,7 @@ class _Form:
         if CATALOG[protocol].mode == "epoch":
             return {"prefix_bits": self.integer(own, "steps.match.prefix_bits", *policy.PREFIX_BITS, 0)}
         if name == "doctor":
-            return {"sample": self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)}
+            return {"sample": self.sample(own, guards)}
         if name == "train":
             steps = self.integer(own, "steps.train.steps", 1, policy.HARD_GUARDS.train_steps, TRAIN_STEPS)
             lookalike = 0
@@ -543,6 +544,13 @@ class _Form:
         if name == "expand":
             return {"sizes": self.sizes(own)}
         return {}
+
+    def sample(self, own: dict[str, Any], guards: Guards) -> int:
+        sample = self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)
+        if guards.count_noise * doctor.SPREAD > sample:
+            least = f"at least {doctor.SPREAD} times guards.count_noise ({guards.count_noise})"
+            self.wrong("steps.doctor.sample", least, str(sample), "the noise would drown what is counted")
+        return sample
 
     def l2_milli(self, own: dict[str, Any]) -> int:
         value = own.get("l2", L2)

@@ -336,6 +336,23 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
+def _doctor(facts: dict[str, Any]) -> Iterable[str]:
+    under = f"fewer than {facts['floor'] / facts['rate']:,.0f}"
+
+    def people(found: dict[str, Any]) -> str:
+        return under if found["matches"] is None else f"about {found['matches']:,}"
+
+    for key in facts["keys"]:
+        yield f"{key['kind']}: {people(key['agreed'])} people match as the campaign says"
+        for pair in key["pairs"]:
+            if not pair["is_agreed"]:
+                yield f"  {people(pair)}: {facts['brand']} {pair['brand']}, {facts['media']} {pair['media']}"
+        for advice in key["advice"]:
+            yield f"  -> {advice['side']}: {advice['text']}"
+        if not key["advice"]:
+            yield "  -> nothing to change: no other spelling that was tried matches more"
+
+
 def _match(facts: dict[str, Any]) -> Iterable[str]:
     if facts.get("mode") == "sum":
         yield from _sum(facts)
@@ -405,7 +422,14 @@ def _expand(facts: dict[str, Any]) -> Iterable[str]:
         yield f"audience of {found['percent']} %: {found['people']:,} people{expected}"
 
 
-_SUMMARIES = {"match": _match, "insight": _insight, "train": _train, "score": _score, "expand": _expand}
+_SUMMARIES = {
+    "doctor": _doctor,
+    "match": _match,
+    "insight": _insight,
+    "train": _train,
+    "score": _score,
+    "expand": _expand,
+}
 
 
 def ago(at_s: float) -> str:

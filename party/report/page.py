@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from . import results, terms, wording
+from . import checkup, results, terms, wording
 from .markup import NBSP, Html, element, joined, text
 from .wording import at, count, share, times
 
@@ -15,6 +15,7 @@ Section = Callable[[Report], Html]
 
 # A section gets the report as report.json has it and gives its HTML, empty where its step did not run.
 _SECTIONS = (
+    ("doctor", "Match doctor", checkup.checkup),
     ("match", "Match", results.matching),
     ("together", "Together", results.together),
     ("sum", "Sum", results.total),
@@ -28,7 +29,7 @@ _SECTIONS = (
     ("contract", "Contract", terms.contract),
 )
 # These tell of what was done with one media.
-_OF_ONE_MEDIA = (results.matching, results.total)
+_OF_ONE_MEDIA = (checkup.checkup, results.matching, results.total)
 _PILLS = {"better": "A gain beyond noise", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
 _MARK = Html(
     '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
