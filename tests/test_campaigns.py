@@ -31,6 +31,9 @@ from tidegate.wire import relay_pb2 as pb
 
 PARTIES = ("brand", "media")
 STEPS = ("match", "train")
+# A brand and two media: each media has its own steps with the brand, and none with the other.
+THREE = ("brand", "alpha", "beta")
+APART = (("doctor-alpha", "alpha"), ("doctor-beta", "beta"), ("match-alpha", "alpha"), ("match-beta", "beta"))
 CONTRACT = hashlib.sha256(b"contract").digest()
 START_S = 1_000_000.0
 
@@ -45,11 +48,12 @@ def digest_in(_party: str, _contract: bytes, _step: int, run: bytes, receipt: by
 class World:
     """A scheduler with its disk and a clock. Messages to the nodes pile up in `told`."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, parties: tuple[str, ...] = PARTIES, **limits: int) -> None:
+        self.parties = parties
         self.disk: dict[bytes, Campaign] = {}
         self.now_s = 0.0
         self.runs = itertools.count(1)
-        self.told: dict[str, list[pb.ToNode]] = {party: [] for party in PARTIES}
+        self.told: dict[str, list[pb.ToNode]] = {party: [] for party in parties}
         self.lines: list[tuple[bytes, tuple[str, ...] | None]] = []
         self.limits = limits
         self.scheduler = self.loaded()
@@ -90,11 +94,20 @@ class World:
         docket = pb.Docket(contract=contract, parties=PARTIES, steps=steps, expires_s=expires_s, signature=b"s")
         self.do(self.scheduler.file("brand", docket, self.at))
 
+    def file_apart(self) -> None:
+        """A campaign of THREE in which each media has its own steps."""
+        steps, members = [name for name, _ in APART], [pb.Members(parties=["brand", media]) for _, media in APART]
+        expires_s = int(self.at.wall_s) + 86_400
+        docket = pb.Docket(contract=CONTRACT, parties=THREE, steps=steps, members=members, expires_s=expires_s)
+        self.do(self.scheduler.file("brand", docket, self.at))
+        for media in THREE[1:]:
+            self.sign(media)
+
     def sign(self, party: str = "media", contract: bytes = CONTRACT) -> None:
         self.do(self.scheduler.sign(party, contract, b"s", self.at))
 
     def here(self, *parties: str, held: tuple[pb.Held, ...] = ()) -> None:
-        for party in parties or PARTIES:
+        for party in parties or self.parties:
             self.do(self.scheduler.here(party, held, self.at))
 
     def gone(self, party: str) -> None:
@@ -124,12 +137,13 @@ class World:
         self.told[party] = [message for message in self.told[party] if message.WhichOneof("kind") != kind]
         return messages
 
-    def run(self) -> bytes:
-        """The run that both were just told to start."""
-        starts = [self.heard(party, "start") for party in PARTIES]
-        assert [len(each) for each in starts] == [1, 1]
-        assert starts[0][0].start == starts[1][0].start
-        return starts[0][0].start.run
+    def run(self, *parties: str) -> bytes:
+        """The run that these, or both, and nobody else were just told to start."""
+        starts = {party: self.heard(party, "start") for party in self.parties}
+        told = [party for party in self.parties if starts[party]]
+        assert told == list(parties or PARTIES)
+        assert all(len(starts[party]) == 1 and starts[party][0] == starts[told[0]][0] for party in told)
+        return starts[told[0]][0].start.run
 
 
 def held(run: bytes, step: int = 0, committed: bool = False) -> pb.Held:
@@ -433,6 +447,96 @@ def test_a_run_over_the_byte_limit_ends_the_campaign() -> None:
     assert "1,000 bytes" in world.state.reason
 
 
+# Campaigns with several media
+
+
+def test_each_media_runs_its_own_steps_and_hears_of_no_other_run() -> None:
+    world = World(THREE)
+    world.here()
+    world.file_apart()
+    for index, (_, media) in enumerate(APART):
+        other = "beta" if media == "alpha" else "alpha"
+        run = world.run("brand", media)
+        assert world.state.step == index
+        for party in ("brand", media):
+            world.prepared(party, run, index)
+        for party in ("brand", media):
+            (message,) = world.heard(party, "commit")
+            assert list(message.commit.receipts) == [b"ok" + run] * 2
+        assert not world.heard(other, "commit")
+    assert world.state.state == "done"
+
+
+def test_a_media_that_is_away_holds_up_its_own_steps_alone() -> None:
+    world = World(THREE)
+    world.here("brand", "beta")
+    world.file_apart()
+    for index in (1, 3):
+        run = world.run("brand", "beta")
+        for party in ("brand", "beta"):
+            world.prepared(party, run, index)
+    assert (world.state.state, world.state.step, list(world.state.missing)) == ("waiting", 0, ["alpha"])
+    world.here("alpha")
+    assert world.state.step == 0
+    world.run("brand", "alpha")
+
+
+def test_a_media_that_goes_leaves_the_run_of_another_alone() -> None:
+    world = World(THREE)
+    world.here("brand", "beta")
+    world.file_apart()
+    run = world.run("brand", "beta")
+    world.here("alpha")
+    world.gone("alpha")
+    world.failed("alpha", run, "policy")
+    world.prepared("alpha", run, 1)
+    assert (world.state.state, world.state.step) == ("running", 1)
+    assert not world.heard("brand", "stop")
+    for party in ("brand", "beta"):
+        world.prepared(party, run, 1)
+    assert world.disk[CONTRACT].steps[1].commit is not None
+
+
+def test_a_run_that_breaks_off_waits_while_the_other_medias_step_runs_and_what_is_committed_stays() -> None:
+    world = World(THREE)
+    world.here()
+    world.file_apart()
+    first = world.run("brand", "alpha")
+    world.failed("alpha", first, "person", "somebody at alpha has to do something first")
+    world.failed("brand", first, "peer")
+    for index in (1, 3):
+        run = world.run("brand", "beta")
+        for party in ("brand", "beta"):
+            world.prepared(party, run, index)
+    world.wait(3600)
+    assert (world.state.state, world.state.step, world.state.by) == ("waiting", 0, "alpha")
+    assert "alpha has to do something" in world.state.reason
+    world.here("alpha")
+    again = world.run("brand", "alpha")
+    world.failed("alpha", again, "policy", "a rule forbids it")
+    world.failed("brand", again, "carrier")
+    assert (world.state.state, world.state.by) == ("failed", "alpha")
+    assert [step.commit is not None for step in world.disk[CONTRACT].steps] == [False, True, False, True]
+
+
+def test_a_result_that_waits_for_its_commit_outlives_the_runs_of_another_media() -> None:
+    world = World(THREE)
+    world.here()
+    world.file_apart()
+    first = world.run("brand", "alpha")
+    world.prepared("brand", first)
+    world.gone("alpha")
+    world.wait(HEARD_WITHIN_S + 1)
+    other = world.run("brand", "beta")
+    assert not world.heard("brand", "stop")
+    world.here("alpha", held=(held(first),))
+    assert not world.heard("brand", "commit")  # one run at a time
+    for party in ("brand", "beta"):
+        world.prepared(party, other, 1)
+    assert [message.commit.run for message in world.heard("brand", "commit")] == [other, first]
+    assert [message.commit.run for message in world.heard("alpha", "commit")] == [first]
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -443,6 +547,11 @@ def test_a_run_over_the_byte_limit_ends_the_campaign() -> None:
         ({"steps": []}, "INVALID_ARGUMENT"),
         ({"steps": ["Match people"]}, "INVALID_ARGUMENT"),
         ({"expires_s": 2**62}, "INVALID_ARGUMENT"),
+        ({"members": [pb.Members(parties=PARTIES)]}, "INVALID_ARGUMENT"),
+        ({"members": [pb.Members(parties=["brand"])] * 2}, "INVALID_ARGUMENT"),
+        ({"members": [pb.Members(parties=["brand", "brand"])] * 2}, "INVALID_ARGUMENT"),
+        ({"members": [pb.Members(parties=["brand", "stranger"])] * 2}, "INVALID_ARGUMENT"),
+        ({"parties": THREE, "members": [pb.Members(parties=["brand", "alpha"])] * 2}, "INVALID_ARGUMENT"),
     ],
 )
 def test_a_docket_that_cannot_be_is_refused(change: dict[str, Any], code: str) -> None:
@@ -475,6 +584,13 @@ def test_filing_again_is_harmless_and_filing_something_else_is_refused() -> None
     world.file()
     with pytest.raises(RefusedError, match="other parties, steps or expiry"):
         world.file(steps=("match",))
+    apart = World(THREE)
+    apart.file_apart()
+    apart.file_apart()
+    docket = pb.Docket(contract=CONTRACT, parties=THREE, steps=[name for name, _ in APART])
+    docket.expires_s = int(apart.at.wall_s) + 86_400
+    with pytest.raises(RefusedError, match="other parties, steps or expiry"):
+        apart.scheduler.file("brand", docket, apart.at)
 
 
 # Random lists of events, with restarts and lost messages on both sides
@@ -485,6 +601,7 @@ class FakeNode:
     """A party's node with its disk: `prepared` and `committed` survive everything; lines lose what is under way."""
 
     name: str
+    mine: dict[int, tuple[str, ...]]  # the steps in which it takes part, and who does
     here: bool = False
     started: dict[bytes, int] = field(default_factory=dict)  # run -> step; dies with the line
     prepared: dict[bytes, int] = field(default_factory=dict)
@@ -497,7 +614,9 @@ class FakeNode:
         if kind == "start":
             start = message.start
             assert start.step not in self.committed, "a committed step was started again"
-            assert all(step in self.committed for step in range(start.step)), "a step was started before its turn"
+            assert start.step in self.mine, "a step was started at a party that takes no part in it"
+            before = [step for step in self.mine if step < start.step and self.mine[step] == self.mine[start.step]]
+            assert all(step in self.committed for step in before), "a step was started before its turn"
             self.started.clear()
             self.prepared = {run: step for run, step in self.prepared.items() if step != start.step}
             self.started[start.run] = start.step
@@ -536,13 +655,18 @@ class FakeNode:
 
 
 class Storm:
-    """Two nodes and a coordinator, each of which can be killed, and lines that lose what is on them."""
+    """Nodes and a coordinator, each of which can be killed, and lines that lose what is on them."""
 
-    def __init__(self) -> None:
-        self.world = World()
-        self.nodes = {party: FakeNode(party) for party in PARTIES}
-        self.world.file()
-        self.world.sign()
+    def __init__(self, parties: tuple[str, ...] = PARTIES) -> None:
+        self.world = World(parties)
+        if parties == THREE:
+            self.world.file_apart()
+        else:
+            self.world.file()
+            self.world.sign()
+        steps = list(enumerate(self.world.disk[CONTRACT].steps))
+        of = {party: {index: step.parties for index, step in steps if party in step.parties} for party in parties}
+        self.nodes = {party: FakeNode(party, of[party]) for party in parties}
         for node in self.nodes.values():
             self.attend(node)
         self.deliver()
@@ -587,7 +711,7 @@ class Storm:
         elif operation == "wait":
             world.wait(1.5)
         elif operation == "go on":
-            for name, inner in itertools.product(PARTIES, ("attend", "read", "read", "read", "write")):
+            for name, inner in itertools.product(self.nodes, ("attend", "read", "read", "read", "write")):
                 self.step(inner, name)
         self.deliver()
 
@@ -606,7 +730,7 @@ class Storm:
     def settle(self) -> None:
         """From now on nothing breaks."""
         for _ in range(400):
-            for party in PARTIES:
+            for party in self.nodes:
                 for operation in ("attend", "read", "prepare", "write"):
                     self.step(operation, party)
                     self.check()
@@ -631,6 +755,23 @@ def test_whatever_breaks_each_step_is_committed_once_and_the_same_at_both(operat
     if state.state == "done":
         assert storm.nodes["brand"].committed == storm.nodes["media"].committed
         assert sorted(storm.nodes["brand"].committed) == list(range(len(STEPS)))
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(THREE)), min_size=20, max_size=80))
+def test_whatever_breaks_each_media_has_its_own_steps_once_and_the_brand_all(operations: list[tuple[str, str]]) -> None:
+    storm = Storm(THREE)
+    for operation, party in operations:
+        storm.step(operation, party)
+        storm.check()
+    storm.settle()
+    state = storm.world.state
+    assert state.state == "done" or (state.state == "failed" and "10 attempts" in state.reason)
+    if state.state == "done":
+        assert sorted(storm.nodes["brand"].committed) == list(range(len(APART)))
+        for media in THREE[1:]:
+            mine = {index: run for index, run in storm.nodes["brand"].committed.items() if APART[index][1] == media}
+            assert storm.nodes[media].committed == mine
 
 
 def test_the_table_names_every_state_and_final_ones_stay() -> None:
