@@ -119,6 +119,32 @@ MISTAKES = {
     "no cap": ('mode = "sum"\nsum = { of = "media", column = "visits" }', "match.sum.cap", "the largest value"),
     "own column": ('mode = "sum"\nsum = { of = "brand", column = "aeg", cap = 5 }', "match.sum.column", '"age"'),
     "text column": ('mode = "sum"\nsum = { of = "brand", column = "plan", cap = 5 }', "match.sum.column", '"plan"'),
+    "column not offered": (
+        'mode = "sum"\nsum = { of = "media", column = "visit", cap = 5 }',
+        "match.sum.column",
+        'did you mean "visits"',
+    ),
+    "category of the media": (
+        'mode = "sum"\nsum = { of = "media", column = "device", cap = 5 }',
+        "match.sum.column",
+        "a column of numbers of feed's people",
+    ),
+    "key of the media": (
+        'mode = "sum"\nsum = { of = "media", column = "email", cap = 5 }',
+        "match.sum.column",
+        "it has visits, clicks",
+    ),
+    "cap of no unit": ('mode = "sum"\nsum = { of = "media", column = "visits", cap = 0 }', "match.sum.cap", "from 1"),
+    "cap of too many units": (
+        'mode = "sum"\nsum = { of = "media", column = "visits", cap = 1001, decimals = 6 }',
+        "match.sum.cap",
+        "from 1 to 1000",
+    ),
+    "two keys of a sum": (
+        'mode = "sum"\nsum = { of = "media", column = "visits", cap = 5 }',
+        "match.keys",
+        "one key with mode sum",
+    ),
     "epoch without mode": ('epoch = "q4"', "match.epoch", 'it only with mode = "epoch"'),
     "no epoch": ('mode = "epoch"', "match.epoch", "the name of the epoch"),
     "bad epoch": ('mode = "epoch"\nepoch = "2026 Q4"', "match.epoch", "a to z"),

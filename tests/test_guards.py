@@ -357,7 +357,7 @@ def a_contract_names_the_pinned_keys(module: ModuleType, town: Town) -> None:
     assert _problems(module, town, replace(made, parties=parties))
 
 
-@guard("party.policy", "set(contract.features.get(me.name, ())) - shown", "set()")
+@guard("party.policy", "{*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown", "set()")
 def only_offered_columns_can_be_asked_for(module: ModuleType, town: Town) -> None:
     made = contract_of(town)
     offer = town.feed.store.offer("acme", "people", sent=True)

@@ -12,7 +12,7 @@ from tests.two_parties import CAMPAIGN, Town, make_town
 from tidegate.party import campaign, mail, policy
 from tidegate.party.store import Campaign
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError
-from tidegate.wire.contract import Contract, Guards, Holdout, Key, Label, signed_bytes
+from tidegate.wire.contract import Contract, Guards, Holdout, Key, Label, Total, signed_bytes
 
 NOW_S = 1_800_000_000
 
@@ -117,6 +117,71 @@ def test_the_clock_may_be_a_minute_off(town: Town) -> None:
     contract = proposed(town)
     assert problems(town, contract, contract.expires_s + 59) == []
     assert problems(town, contract, contract.created_s - 59) == []
+
+
+SUM = """\
+[campaign]
+name = "visits"
+[parties]
+brand = "acme"
+media = "feed"
+[data]
+brand = "customers"
+media = "people"
+[match]
+keys = ["email"]
+mode = "sum"
+sum = { of = "media", column = "visits", cap = 50 }
+[steps.match]
+"""
+
+
+def test_a_sum_is_acceptable_to_both_whoevers_column_it_is(town: Town) -> None:
+    for text in (SUM, SUM.replace('"media", column = "visits"', '"brand", column = "age"')):
+        contract = proposed(town, text)
+        assert problems(town, contract) == []
+        policy.check_contract(town.acme.home, town.acme.store, contract, NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (Total("media", "device", 50), "has no sum"),
+        (Total("media", "email", 50), "has no sum"),
+        (Total("media", "note", 50), "has no sum"),
+        (Total("media", "age", 50), "has none such"),
+        (Total("brand", "visits", 50), "has none such"),
+        (Total("brand", "plan", 50), "has no sum"),
+    ],
+)
+def test_only_a_column_of_numbers_is_added_up(town: Town, total: Total, said: str) -> None:
+    party = town.feed if total.role == "media" else town.acme
+    contract = replace(proposed(town, SUM), total=total)
+    found = [problem.text for problem in policy.problems(party.home, party.store, contract, NOW_S)]
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_a_sum_over_several_keys_is_refused(own_town: Town) -> None:
+    contract = proposed(own_town, SUM)
+    keys = (*contract.keys, Key("text"))
+    assert problems(own_town, replace(contract, keys=keys)) == ["the contract counts people by several keys at once"]
+
+
+def test_a_hidden_column_is_not_added_up_nor_one_that_was_not_offered(own_town: Town) -> None:
+    town = own_town
+    contract = proposed(town, SUM)
+    town.feed.home.policy_toml.write_text('hidden_columns = ["visits"]\n')
+    assert problems(town, contract) == ["our policy hides column 'visits'"]
+    town.office.online(
+        town.feed.home, lambda relay: mail.offer(town.feed.home, town.feed.store, relay, "people", "acme")
+    )
+    town.feed.home.policy_toml.unlink()
+    assert problems(town, contract) == ["the contract asks for columns that were not offered to acme"]
+    town.acme.home.policy_toml.write_text('hidden_columns = ["age"]\n')
+    own = replace(contract, total=Total("brand", "age", 50))
+    found = policy.problems(town.acme.home, town.acme.store, own, NOW_S)
+    assert [problem.text for problem in found] == ["our policy hides column 'age'"]
 
 
 def test_columns_that_were_not_offered_cannot_be_asked_for(own_town: Town) -> None:
