@@ -88,9 +88,10 @@ _ENTRIES = (
         title="Find the people both sides know; only the brand learns who (OPRF on ristretto255, fresh key)",
         learns={
             "brand": (
-                "how many rows with each match key the media's data set holds, less those it says an earlier key "
-                "has matched",
+                "how many rows with any of the match keys the media's data set holds",
                 "how many people match in each round; at {floor} or more also which of its own rows they are",
+                "which of the people matched by one key have, under a later key, the identifier of another of its "
+                "rows; of which row only if {floor} or more match in that later round",
             ),
             "media": (
                 "how many rows with each match key the brand's data set holds",
@@ -109,12 +110,12 @@ _ENTRIES = (
         title="Count the people both sides know (OPRF on ristretto255, fresh key)",
         learns={
             "brand": (
-                "how many rows with each match key the media's data set holds",
-                "how many people match by the first match key",
+                "how many rows with the match key the media's data set holds",
+                "how many people match, and of none of them who it is",
             ),
             "media": (
-                "how many rows with each match key the brand's data set holds",
-                "how many people match by the first match key, if they are {floor} or more",
+                "how many rows with the match key the brand's data set holds",
+                "how many people match, if they are {floor} or more",
             ),
             "coordinator": _COORDINATOR,
         },
