@@ -2,43 +2,37 @@
 
 For each kind of key both describe their column, which settles the form in which it can be compared, and draw the
 same sample (`variants`). X_a are the receiver's sampled identifiers in its variant a, Y_b the sender's in its variant
-b. H is the hash to the group, T that to tokens, and F_0, F_1, ... are fillers, names that are nobody's:
+b; the fillers F_0, F_1, ... are names that are nobody's, D = SPREAD * noise of them on each side:
 
     receiver (brand: X_a)                               sender (media: Y_b)
                                  -- Column -->
                                  <-- Column --
                                  -- Entered -->
                                  <-- Entered --               how many identifiers in each variant
-    for each a that is compared with any b:
-      blinding scalar r_a                                     D = SPREAD * noise fillers hide N of them, at random
-      r_a H(x), x of X_a, F_0 .. F_D-1
-                                 -- Blinded -->               refuses bad and repeated elements
-    for each b compared with a:
-                                                              key k, two orders, N: all fresh
-                                 <-- Evaluated --             k r_a H(x), in a secret order
-                                 <-- Tokens --                T(k H(y)), y of Y_b, F_D-N .. F_2D-N-1, shuffled
-      T(r_a^-1 k r_a H(x))
-      c = those among the tokens - D / 2
-    at the end, all kinds:
+    for each a and b that can be compared, with fresh keys:
+      X_a, F_0 .. F_D-1                                       N at random; Y_b, F_D-N .. F_2D-N-1, in a secret order
+                           -- one round of the engine --      never opened
+      c = positions found - D / 2
+    at the end of all kinds:
                                  -- Counted -->               each c, 0 for anything under the floor
 
 What each learns. Both: what the peer's columns look like in whole percents (`Column`), how many of its sampled
 identifiers each variant holds, none where they are under the floor, and for each pair of variants the number that
 match, none where it is under the floor. The receiver holds these numbers as they are, each with noise of its own that
 the sender makes: N - D / 2 is drawn from the discrete Gaussian of the contract, cut off at SPREAD / 2 standard
-deviations. Which rows match nobody learns, and as every pair has a key of its own, no element or token of one pair
-can be laid over those of another: the numbers are all that leaves.
+deviations. An engine's round that is not opened tells the receiver a number and the sender nothing (`engine`), and as
+each pair is a round of its own under fresh keys, no two can be laid over each other: the numbers are all that leaves,
+and which rows match nobody learns.
 
 Assumption: both follow the protocol, enter their own rows, and the receiver its fillers. A receiver that leaves them
 out sees counts without noise.
 
-Reference: [HFH99] for the Diffie-Hellman intersection that secret orders make a size, as in `match`; the fillers are
-the usual way to make such a size differentially private against the party that counts.
+Reference: the engine's own. Fillers are the usual way to make a size differentially private against who counts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,17 +40,14 @@ from numpy.typing import NDArray
 
 from ..channel import Channel, Message, PeerError
 from ..ids import Identifiers
-from ..primitives.group import ELEMENT_BYTES, Scalar, digests, hash_multiply, multiply
 from ..primitives.randomness import Randomness
 from . import variants
-from .match import BLOCK, Bytes, common, equal_pairs, token_bytes
-from .oprf import HASH_TO_GROUP
+from .engine import Engine
 
 IntArray = NDArray[np.int64]
 Noise = Callable[[int], IntArray]
 
 SPREAD = 12
-_TOKEN_LABEL = b"tidegate doctor token v1\0"
 _FILLER = b"tidegate doctor filler v1\0"
 
 
@@ -108,32 +99,17 @@ class Column(Message):
         )
 
 
+def other_region(own: Column, peer: Column) -> str:
+    """What else a party's phone numbers may be read by than its own region; empty where nothing suggests any."""
+    likely = (peer.region, own.country, peer.country)
+    return next((region for region in likely if region not in ("", own.region)), "")
+
+
 @dataclass(frozen=True)
 class Entered(Message):
     """How many identifiers each variant holds, 8 bytes each, in the order of `variants.names`."""
 
     rows: bytes
-
-
-@dataclass(frozen=True)
-class Blinded(Message):
-    """Up to BLOCK elements r_a H(x)."""
-
-    elements: bytes
-
-
-@dataclass(frozen=True)
-class Evaluated(Message):
-    """Up to BLOCK elements k r_a H(x), in a secret order."""
-
-    elements: bytes
-
-
-@dataclass(frozen=True)
-class Tokens(Message):
-    """Up to BLOCK tokens of the sender."""
-
-    tokens: bytes
 
 
 @dataclass(frozen=True)
@@ -178,7 +154,13 @@ Enter = Callable[[str, str, Column], Mapping[str, Identifiers]]
 
 
 async def receiver(
-    channel: Channel, columns: Mapping[str, Column], enter: Enter, *, settings: Settings, randomness: Randomness
+    channel: Channel,
+    columns: Mapping[str, Column],
+    enter: Enter,
+    *,
+    engine: Engine,
+    settings: Settings,
+    randomness: Randomness,
 ) -> dict[str, Compared]:
     """Plays the brand: columns by kind, in an order that both share.
 
@@ -191,27 +173,12 @@ async def receiver(
         kinds.append(made := _Kind.of(settings, column, theirs, enter, is_brand=True))
         await channel.send(Entered(made.entered()))
         made.peer = _checked_sizes((await channel.recv(Entered)).rows, made.names, settings)
-        for own, others in made.pairs():
-            x = _with_fillers(made.groups[own], 0, settings.fillers)
-            blinding = Scalar.random(randomness)
-            for block in x.blocks(BLOCK):
-                await channel.send(Blinded(hash_multiply(block.data, block.offsets, HASH_TO_GROUP, blinding)))
-            unblinding = blinding.inverse()
-            for other in others:
-                n = made.peer[other] + settings.fillers
-                tokens = np.empty((len(x) + n, token_bytes(len(x), n)), np.uint8)
-                for span in _spans(0, len(x)):
-                    evaluated = _exactly(
-                        (await channel.recv(Evaluated)).elements,
-                        len(tokens[span]) * ELEMENT_BYTES,
-                        "evaluated elements",
-                    )
-                    tokens[span] = _tokens(kind, multiply(evaluated, unblinding), tokens.shape[1])
-                for span in _spans(len(x), len(tokens)):
-                    came = _exactly((await channel.recv(Tokens)).tokens, tokens[span].size, "tokens")
-                    tokens[span] = _matrix(came, tokens.shape[1])
-                found = len(common(tokens, len(x))[0]) - settings.fillers // 2
-                made.counts[own, other] = found if found >= settings.floor else 0
+        for mine, other in made.pairs():
+            x = _with_fillers(made.groups[mine], 0, settings.fillers)
+            n = made.peer[other] + settings.fillers
+            compared = await engine.compare(channel, x, kind=kind, theirs=n, randomness=randomness)
+            found = len(compared.positions) - settings.fillers // 2
+            made.counts[mine, other] = found if found >= settings.floor else 0
     counted = [count for made in kinds for count in made.counts.values()]
     await channel.send(Counted(np.array(counted, "<i8").tobytes()))
     return {made.kind: made.compared() for made in kinds}
@@ -222,6 +189,7 @@ async def sender(
     columns: Mapping[str, Column],
     enter: Enter,
     *,
+    engine: Engine,
     settings: Settings,
     noise: Noise,
     randomness: Randomness,
@@ -234,37 +202,20 @@ async def sender(
         kinds.append(made := _Kind.of(settings, column, theirs, enter, is_brand=False))
         made.peer = _checked_sizes((await channel.recv(Entered)).rows, made.names, settings)
         await channel.send(Entered(made.entered()))
-        for other, owns in made.pairs():
-            blinded = np.empty((made.peer[other] + settings.fillers, ELEMENT_BYTES), np.uint8)
-            for span in _spans(0, len(blinded)):
-                came = _exactly((await channel.recv(Blinded)).elements, blinded[span].size, "blinded elements")
-                blinded[span] = _matrix(came, ELEMENT_BYTES)
-            if len(equal_pairs(blinded)[0]):
-                raise PeerError("the receiver sent a blinded element twice")
-            for own in owns:
-                key = Scalar.random(randomness)
-                order = randomness.permutation(len(blinded))
-                for span in _spans(0, len(blinded)):
-                    await channel.send(Evaluated(multiply(blinded[order[span]].tobytes(), key)))
-                half = settings.fillers // 2
-                hidden = int(np.clip(half + int(noise(1)[0]), 0, settings.fillers))
-                y = _with_fillers(made.groups[own], settings.fillers - hidden, settings.fillers)
-                length = token_bytes(len(blinded), len(y))
-                tokens = np.empty((len(y), length), np.uint8)
-                for span, block in zip(_spans(0, len(y)), y.blocks(BLOCK), strict=True):
-                    elements = hash_multiply(block.data, block.offsets, HASH_TO_GROUP, key)
-                    tokens[span] = _tokens(kind, elements, length)
-                shuffled = randomness.permutation(len(y))
-                for span in _spans(0, len(y)):
-                    await channel.send(Tokens(tokens[shuffled[span]].tobytes()))
-                made.counts[other, own] = 0
+        for other, mine in made.pairs():
+            hidden = int(np.clip(settings.fillers // 2 + int(noise(1)[0]), 0, settings.fillers))
+            y = _with_fillers(made.groups[mine], settings.fillers - hidden, settings.fillers)
+            n = made.peer[other] + settings.fillers
+            order = randomness.permutation(len(y)).astype(np.uint32)
+            await engine.answer(channel, y, kind=kind, theirs=n, order=order, randomness=randomness)
+            made.counts[other, mine] = 0
     places = [(made, pair) for made in kinds for pair in made.counts]
     came = _exactly((await channel.recv(Counted)).counts, 8 * len(places), "counts")
-    for (made, (other, own)), count in zip(places, np.frombuffer(came, "<i8").tolist(), strict=True):
-        most = min(made.peer[other], len(made.groups[own])) + settings.fillers // 2
+    for (made, (other, mine)), count in zip(places, np.frombuffer(came, "<i8").tolist(), strict=True):
+        most = min(made.peer[other], len(made.groups[mine])) + settings.fillers // 2
         if count and not settings.floor <= count <= most:
             raise PeerError(f"the receiver counted {count} matches, 0 or {settings.floor} to {most} were possible")
-        made.counts[other, own] = count
+        made.counts[other, mine] = count
     return {made.kind: made.compared() for made in kinds}
 
 
@@ -306,15 +257,15 @@ class _Kind:
     def entered(self) -> bytes:
         return np.array([len(self.groups.get(name, ())) for name in self.names], "<i8").tobytes()
 
-    def pairs(self) -> list[tuple[str, list[str]]]:
-        """The brand's variants with those of the media that each is compared with; both parties find the same."""
+    def pairs(self) -> list[tuple[str, str]]:
+        """(brand's variant, media's variant) of what is compared; both parties find the same."""
         brand, media = (self.groups, self.peer) if self.is_brand else (self.peer, self.groups)
-        found = {
-            one: [b for b in self.names if b in media and variants.is_comparable(self.kind, self.form, one, b)]
+        return [
+            (one, other)
             for one in self.names
-            if one in brand
-        }
-        return [(one, others) for one, others in found.items() if others]
+            for other in self.names
+            if one in brand and other in media and variants.is_comparable(self.kind, self.form, one, other)
+        ]
 
     def compared(self) -> Compared:
         own = {name: len(ids) for name, ids in self.groups.items()}
@@ -354,19 +305,7 @@ def _with_fillers(ids: Identifiers, start: int, n: int) -> Identifiers:
     return Identifiers(ids.data + b"".join(names), offsets, np.arange(len(ids) + n, dtype=np.int64))
 
 
-def _spans(begin: int, end: int) -> Iterator[slice]:
-    return (slice(at, min(at + BLOCK, end)) for at in range(begin, end, BLOCK))
-
-
 def _exactly(data: bytes, n: int, what: str) -> bytes:
     if len(data) != n:
         raise PeerError(f"{what}: {n} bytes were expected, {len(data)} came")
     return data
-
-
-def _matrix(data: bytes, width: int) -> Bytes:
-    return np.frombuffer(data, np.uint8).reshape(-1, width)
-
-
-def _tokens(kind: str, elements: bytes, length: int) -> Bytes:
-    return _matrix(digests(elements, _TOKEN_LABEL + kind.encode() + b"\0", length), length)
