@@ -44,7 +44,7 @@ from tidegate.protocols.channel import (
 from tidegate.protocols.ids import Identifiers, normalise
 from tidegate.protocols.primitives.group import GENERATOR, Scalar, multiply
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.psi import match
+from tidegate.protocols.psi import match, oprf_match
 from tidegate.protocols.simulate import simulate
 from tidegate.wire import letter as wire_letter
 from tidegate.wire import receipt, xwing
@@ -521,6 +521,8 @@ def _role(role: Any, first: int, last: int, max_rows: int = 1000) -> Callable[[C
     return lambda channel: role(
         channel,
         _people(first, last),
+        engine=oprf_match,
+        mode="both",
         kinds=("email",),
         floor=100,
         max_rows=max_rows,
@@ -528,7 +530,7 @@ def _role(role: Any, first: int, last: int, max_rows: int = 1000) -> Callable[[C
     )
 
 
-@guard("protocols.psi.match", "if len(token_at) < floor:")
+@guard("protocols.psi.match", "if size < floor:")
 def below_the_floor_the_receiver_answers_nothing_found(module: ModuleType, town: Town) -> None:
     ends_with(PolicyError, lambda: _play(_role(module.receiver, 0, 150), _role(match.sender, 51, 200)))
 
@@ -538,15 +540,18 @@ def nobody_enters_more_rows_than_the_contract_has(module: ModuleType, town: Town
     ends_with(PeerError, lambda: _play(_role(match.receiver, 0, 150), _role(module.sender, 0, 150, max_rows=149)))
 
 
-@guard("protocols.psi.match", "if len(equal_pairs(evaluated)[0]):")
+@guard("protocols.psi.oprf_match", "if has_repeats(evaluated, randomness.bytes(KEY_BYTES)):")
 def no_element_is_blinded_twice(module: ModuleType, town: Town) -> None:
     async def lying(channel: Channel) -> None:
-        await channel.send(match.Size(100))
-        await channel.recv(match.Size)
-        await channel.send(match.Blinded(multiply(GENERATOR, Scalar(7)) * 100))
-        await channel.recv(match.Evaluated)
+        await channel.send(oprf_match.Blinded(multiply(GENERATOR, Scalar(7)) * 100))
+        await channel.recv(oprf_match.Evaluated)
 
-    ends_with(PeerError, lambda: _play(lying, _role(module.sender, 0, 150)))
+    async def answering(channel: Channel) -> None:
+        order = np.arange(150, dtype=np.uint32)
+        entries = _people(0, 150)["email"]
+        await module.answer(channel, entries, kind="email", theirs=100, order=order, randomness=Randomness.system())
+
+    ends_with(PeerError, lambda: _play(lying, answering))
 
 
 @guard("protocols.psi.match", "if not floor <= size <= most:")
@@ -557,12 +562,12 @@ def the_sender_opens_nothing_below_the_floor(module: ModuleType, town: Town) -> 
         await channel.send(match.Size(100))
         await channel.recv(match.Size)
         elements = b"".join(multiply(GENERATOR, Scalar(i + 1)) for i in range(100))
-        await channel.send(match.Blinded(elements))
-        await channel.recv(match.Evaluated)
-        await channel.recv(match.Tokens)
+        await channel.send(oprf_match.Blinded(elements))
+        await channel.recv(oprf_match.Evaluated)
+        await channel.recv(oprf_match.Tokens)
         await channel.send(match.Found(1))
         await channel.send(match.Positions(np.packbits(np.arange(150) == 0, bitorder="little").tobytes()))
-        opened.append((await channel.recv(match.Opened)).seed)
+        opened.append((await channel.recv(oprf_match.Opened)).seed)
 
     with contextlib.suppress(PeerError):
         _play(lying, _role(module.sender, 0, 150))
