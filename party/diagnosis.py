@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tidegate.protocols.psi import variants
-from tidegate.protocols.psi.doctor import Column, Compared
+from tidegate.protocols.psi.doctor import Column, Compared, other_region
 from tidegate.wire.contract import Key
 
 Facts = dict[str, Any]
@@ -194,8 +194,9 @@ def _spelling_advice(key: Key, found: Compared, names: Names, best: tuple[str, s
             if not any(each["text"] == text for each in advice):
                 advice.append({"side": names.brand, "text": text})
         elif name == "region":
-            region = peer.region or column.country
-            advice.append({"side": side, "text": f"{_AGAIN} with --region {region}: its phone numbers lack one"})
+            region, had = other_region(column, peer), f"not {column.region}" if column.region else "and have none"
+            text = f"{_AGAIN} with --region {region}: its phone numbers need that region, {had}"
+            advice.append({"side": side, "text": text})
         elif found.form != "clear":
             text = (
                 f"its {_NAMES[key.kind]} digests are of another spelling ({spelled(key.kind, name)}): have them made "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tidegate.protocols.channel import Channel, ConfigError
 from tidegate.protocols.ids import Identifiers
 from tidegate.protocols.primitives import group
-from tidegate.protocols.psi import doctor, variants
+from tidegate.protocols.psi import doctor, oprf_match, variants
 from tidegate.protocols.psi.doctor import Column, Compared
 
 from . import diagnosis
@@ -21,7 +21,12 @@ async def brand(job: Job, channel: Channel) -> Facts:
     """Counts, and tells the media what came of it."""
     part = _Part(job)
     found = await doctor.receiver(
-        part.charged(channel), part.columns, part.enter, settings=part.settings, randomness=job.randomness
+        part.charged(channel),
+        part.columns,
+        part.enter,
+        engine=oprf_match,
+        settings=part.settings,
+        randomness=job.randomness,
     )
     return part.facts(found)
 
@@ -33,6 +38,7 @@ async def media(job: Job, channel: Channel) -> Facts:
         part.charged(channel),
         part.columns,
         part.enter,
+        engine=oprf_match,
         settings=part.settings,
         noise=job.count_noise,
         randomness=job.randomness,
@@ -72,14 +78,13 @@ class _Part:
     def enter(self, kind: str, form: str, theirs: Column) -> Mapping[str, Identifiers]:
         """The variants of a column that write enough of the sample otherwise than the contract's own."""
         own = self.columns[kind]
-        other = theirs.region if theirs.region not in ("", own.region) else own.country
         found = variants.groups(
             kind,
             form,
             self._blocks[kind],
             self._sample,
             region=self._job.region,
-            other_region=other if other != own.region else None,
+            other_region=doctor.other_region(own, theirs) or None,
             profile=self._keys[kind].profile,
             hashed=own.form != "clear",
         )
@@ -104,8 +109,12 @@ class _Part:
 
 def _wanted(job: Job) -> int:
     value = job.step.settings["sample"]
-    if not isinstance(value, int):
-        raise ConfigError("the contract's setting sample of step doctor is not a whole number")
+    noise = job.contract.guards.count_noise
+    if not isinstance(value, int) or doctor.SPREAD * noise > value:
+        raise ConfigError(
+            f"the contract's sample of step doctor is no whole number of {doctor.SPREAD} times the noise ({noise})",
+            "have the campaign proposed again with a larger sample, or with less count noise",
+        )
     return value
 
 
