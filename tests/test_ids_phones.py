@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import phonenumbers
 import pyarrow as pa
@@ -101,7 +102,7 @@ def test_every_number_of_a_numbering_plan_with_rules_of_its_own_is_read() -> Non
     """The regions whose prefixes carry a carrier's code, an area or a whole rewriting."""
     rng = random.Random(4)
     for region in sorted(phonenumbers.SUPPORTED_REGIONS):
-        metadata = phonenumbers.PhoneMetadata.metadata_for_region(region)
+        metadata: Any = phonenumbers.PhoneMetadata.metadata_for_region(region)
         if not metadata.national_prefix_transform_rule:
             continue
         lengths = metadata.general_desc.possible_length

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -226,8 +227,8 @@ def test_what_is_normalised_stays_as_it_is(kind: str, profile: str, text: str) -
 
 
 SPELLERS: dict[str, Callable[[], Speller]] = {
-    **{f"email {profile}": lambda profile=profile: emails.speller(profile) for profile in ids.PROFILES},
-    **{f"phone {profile}": lambda profile=profile: phones.speller(profile, None, few=0) for profile in ids.PROFILES},
+    **{f"email {profile}": partial(emails.speller, profile) for profile in ids.PROFILES},
+    **{f"phone {profile}": partial(phones.speller, profile, None, few=0) for profile in ids.PROFILES},
     "phone NL": lambda: phones.speller("plain", "NL", few=0),
     "device": lambda: devices.speller("plain", hashed=False),
     "device hashed": lambda: devices.speller("plain", hashed=True),
