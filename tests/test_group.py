@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,16 +25,37 @@ RFC9496 = json.loads((VECTORS / "rfc9496_ristretto255.json").read_text())
 INVALID = [encoding for encodings in RFC9496["invalid_encodings"].values() for encoding in encodings]
 NATIVE = group._native
 
-BACKENDS = [
-    pytest.param(NATIVE, id="dalek", marks=pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")),
-    pytest.param(None, id="libsodium"),
-]
+KERNELS = [] if NATIVE is None else [*NATIVE.kernels(), "IFMA emulated"]
+# How many random elements each kernel is held against: more with TIDEGATE_LONG=1, which takes minutes.
+RANDOM = 1_000_000 if os.environ.get("TIDEGATE_LONG") == "1" else 20_000
+SLOWER = {"IFMA emulated": 20}
 
 
-@pytest.fixture(params=BACKENDS)
+def only(kernel: str) -> Any:
+    """The crate as it is on a machine that has just this kernel; "libsodium" is a machine without the crate."""
+    if kernel == "libsodium":
+        return None
+    forced = {name: partial(getattr(NATIVE, name), kernel=kernel) for name in ("multiply", "hash_multiply")}
+    return SimpleNamespace(**{**vars(NATIVE), **forced, "kernels": lambda: [kernel]})
+
+
+@pytest.fixture(params=[*KERNELS, "libsodium"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(group, "_native", request.param)
+    monkeypatch.setattr(group, "_native", only(request.param))
     return group.backend()
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def each_backend() -> Iterator[None]:
+    """Yields once per kernel and once for libsodium, with that one in use: a fixture would be drawn once per test."""
+    for name in [*KERNELS, "libsodium"]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(group, "_native", only(name))
+            yield
 
 
 def elements(n: int) -> bytes:
@@ -58,14 +83,12 @@ def test_identity_is_refused_wherever_it_stands(backend: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=1, max_size=20), st.integers(0, 7))
 def test_alias_with_the_top_bit_set_is_refused(name: bytes, place: int) -> None:
-    for native in {NATIVE, None}:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(group, "_native", native)
-            good = elements(8)
-            alias = group.hash_multiply(*ragged([name]), b"alias")
-            alias = alias[:-1] + bytes([alias[-1] | 0x80])
-            with pytest.raises(PeerError):
-                group.multiply(good[: 32 * place] + alias + good[32 * place :], ONE)
+    for _ in each_backend():
+        good = elements(8)
+        alias = group.hash_multiply(*ragged([name]), b"alias")
+        alias = alias[:-1] + bytes([alias[-1] | 0x80])
+        with pytest.raises(PeerError, match=f"group element {place} "):
+            group.multiply(good[: 32 * place] + alias + good[32 * place :], ONE)
 
 
 def test_wrong_length_is_refused(backend: str) -> None:
@@ -79,7 +102,6 @@ def test_nothing_times_a_scalar_is_nothing(backend: str) -> None:
     assert group.digests(b"", b"", 12) == b""
 
 
-@pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.binary(max_size=300), max_size=150),
@@ -87,22 +109,75 @@ def test_nothing_times_a_scalar_is_nothing(backend: str) -> None:
     st.binary(min_size=1, max_size=255),
     st.integers(1, 64),
 )
-def test_both_backends_give_the_same(inputs: list[bytes], k: int, dst: bytes, length: int) -> None:
-    scalar, results = Scalar(k), []
-    for native in (NATIVE, None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(group, "_native", native)
-            hashed = group.hash_multiply(*ragged(inputs), dst, scalar)
-            results.append((hashed, group.multiply(hashed, scalar), group.digests(hashed, dst, length)))
-    assert results[0] == results[1]
+def test_all_backends_give_the_same(inputs: list[bytes], k: int, dst: bytes, length: int) -> None:
+    scalar, results = Scalar(k), set()
+    for _ in each_backend():
+        hashed = group.hash_multiply(*ragged(inputs), dst, scalar)
+        results.add((hashed, group.multiply(hashed, scalar), group.digests(hashed, dst, length)))
+    assert len(results) == 1
+
+
+@pytest.mark.timeout(3600)
+def test_kernel_agrees_with_dalek_on_random_elements_and_with_libsodium_on_some(kernel: str) -> None:
+    n = RANDOM // SLOWER.get(kernel, 1)
+    names = np.arange(n, dtype="<i8")
+    offsets = (8 * np.arange(n + 1, dtype="<i8")).tobytes()
+    for begin in range(3):
+        scalar = Scalar.random(Randomness(bytes([begin]) * 32)).to_bytes()
+        share = slice(32 * (begin * n // 3), 32 * ((begin + 1) * n // 3))
+        hashed = NATIVE.hash_multiply(names.tobytes(), offsets, b"random", scalar, kernel)
+        assert hashed == NATIVE.hash_multiply(names.tobytes(), offsets, b"random", scalar, "curve25519-dalek")
+        product = NATIVE.multiply(hashed[share], scalar, kernel)
+        assert product == NATIVE.multiply(hashed[share], scalar, "curve25519-dalek")
+        for at in range(0, len(product), 32 * max(1, n // 100)):
+            element = hashed[share][at : at + 32]
+            assert product[at : at + 32] == rbcl.crypto_scalarmult_ristretto255(scalar, element)
+
+
+def test_edge_scalars_give_what_libsodium_gives(kernel: str) -> None:
+    point = elements(1)
+    # The repeated digits are those of the halved scalar, which the kernels multiply by.
+    repeated = [2 * int(f"{digit:x}" * 62, 16) % ORDER for digit in range(1, 16)]
+    for k in (1, 2, ORDER - 1, ORDER - 2, 2**252, 2**251 - 1, (ORDER + 1) // 2, *repeated, *(2**i for i in range(252))):
+        expected = rbcl.crypto_scalarmult_ristretto255(k.to_bytes(32, "little"), point)
+        assert NATIVE.multiply(point, k.to_bytes(32, "little"), kernel) == expected
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 7, 8, 9, 63, 64, 65, 127, 128, 129, 300])
+def test_batch_of_any_length_gives_what_its_elements_give(kernel: str, n: int) -> None:
+    names, k = [b"%d" % i for i in range(n)], Scalar(ORDER // 3)
+    data, offsets = ragged(names)
+    hashed = NATIVE.hash_multiply(data, offsets.astype("<i8").tobytes(), b"test", k.to_bytes(), kernel)
+    assert hashed == group.multiply(elements(n), k)
+    assert NATIVE.multiply(elements(n), k.to_bytes(), kernel) == hashed
+
+
+def test_first_bad_element_is_named_wherever_it_stands(kernel: str) -> None:
+    good, bad = elements(300), [bytes.fromhex(encoding) for encoding in INVALID]
+    for place in [*range(17), 127, 128, 299]:
+        for encoding in (bytes(32), bad[place % len(bad)]):
+            line = bytearray(good)
+            line[32 * place : 32 * place + 32] = encoding
+            line[32 * 299 :] = bytes(32)
+            with pytest.raises(ValueError, match=f"^{place}$"):
+                NATIVE.multiply(bytes(line), ONE.to_bytes(), kernel)
+
+
+def test_every_bad_encoding_is_refused_in_every_lane(kernel: str) -> None:
+    good = elements(8)
+    for encoding in INVALID:
+        for lane in range(8):
+            line = good[: 32 * lane] + bytes.fromhex(encoding) + good[32 * lane :]
+            with pytest.raises(ValueError, match=f"^{lane}$"):
+                NATIVE.multiply(line, ONE.to_bytes(), kernel)
 
 
 @pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")
-def test_edge_scalars_give_what_libsodium_gives() -> None:
-    point = elements(1)
-    for k in (1, 2, ORDER - 1, ORDER - 2, 2**252, 2**251 - 1, (ORDER + 1) // 2):
-        expected = rbcl.crypto_scalarmult_ristretto255(k.to_bytes(32, "little"), point)
-        assert group.multiply(point, Scalar(k)) == expected
+def test_fastest_kernel_is_the_one_shown_and_used() -> None:
+    assert group.backend() == NATIVE.kernels()[0]
+    assert NATIVE.kernels()[-1] == "curve25519-dalek"
+    with pytest.raises(ValueError, match="kernels here are"):
+        NATIVE.multiply(elements(1), ONE.to_bytes(), "abacus")
 
 
 @pytest.mark.skipif(NATIVE is None, reason="the Rust crate is not built")

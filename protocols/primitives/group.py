@@ -4,7 +4,8 @@ Elements travel as concatenated 32-byte encodings. Each operation that reads an 
 a wrong length, a non-canonical alias, a point off the group, and the identity, which no honest role sends. So no
 protocol can forget to check.
 
-The arithmetic runs in the Rust crate beside this package, else in libsodium through `rbcl`. libsodium's decoder
+The arithmetic runs in the Rust crate beside this package, with vector instructions where the CPU has them
+(docs/protocols/kernel.md), else in libsodium through `rbcl`. libsodium's decoder
 takes an encoding with the top bit set for the same element, and some of its calls take the identity: both are
 refused here before it sees them.
 """
@@ -42,8 +43,8 @@ _IN_ONE_TASK = 256
 
 
 def backend() -> str:
-    """What does the arithmetic: "curve25519-dalek" or "libsodium"."""
-    return "libsodium" if _native is None else "curve25519-dalek"
+    """What does the arithmetic: "AVX-512 IFMA", "AVX2" or "curve25519-dalek" in the crate, or "libsodium"."""
+    return "libsodium" if _native is None else _native.kernels()[0]
 
 
 class Scalar:

@@ -4,78 +4,82 @@
 //! here branches on or indexes by a scalar or an element's value, but for the one thing that is announced anyway:
 //! that an encoding was refused.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod dalek;
+mod field;
 mod finalize;
+mod ifma;
+mod join;
+mod kernel;
+mod ristretto;
 
-use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
-use curve25519_dalek::traits::IsIdentity;
+use kernel::{Half, Kernel};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rayon::prelude::*;
+use ristretto::ELEMENT;
 use sha2::{Digest, Sha512};
 use zeroize::Zeroizing;
 
-const ELEMENT: usize = 32;
-
 /// Elements a core takes at a time: enough that their encodings share one inversion at little cost each.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
 
-/// 1/2 modulo the group order. Encoding twice an element needs no square root of its own, so multiply by half.
-fn halved(scalar: &[u8]) -> PyResult<Zeroizing<Scalar>> {
+fn halved(scalar: &[u8]) -> PyResult<Half> {
     let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(
         scalar
             .try_into()
             .map_err(|_| PyValueError::new_err("a scalar has 32 bytes"))?,
     );
     let scalar: Option<Scalar> = Scalar::from_canonical_bytes(*bytes).into();
-    match scalar {
-        Some(scalar) if scalar != Scalar::ZERO => {
-            Ok(Zeroizing::new(scalar * Scalar::from(2u64).invert()))
-        }
+    match scalar.map(Zeroizing::new) {
+        Some(scalar) if *scalar != Scalar::ZERO => Ok(Half::of(&scalar)),
         _ => Err(PyValueError::new_err(
             "a scalar lies in 1..order-1, in 32 little-endian bytes",
         )),
     }
 }
 
-fn write_doubled(points: &[RistrettoPoint], out: &mut [u8]) {
-    let encodings = RistrettoPoint::double_and_compress_batch(points);
-    for (encoding, slot) in encodings.iter().zip(out.chunks_exact_mut(ELEMENT)) {
-        slot.copy_from_slice(encoding.as_bytes());
-    }
+fn chosen(kernel: Option<&str>) -> PyResult<&'static Kernel> {
+    kernel::named(kernel).ok_or_else(|| {
+        let names: Vec<&str> = kernel::kernels().iter().map(|kernel| kernel.name).collect();
+        PyValueError::new_err(format!("kernels here are {}", names.join(", ")))
+    })
 }
 
-fn decoded(encoding: &[u8]) -> Option<RistrettoPoint> {
-    CompressedRistretto::from_slice(encoding)
-        .ok()?
-        .decompress()
-        .filter(|point| !point.is_identity())
-}
-
-/// scalar times each element. ValueError(i) when element i is no canonical encoding, or the identity.
+/// The names of the kernels that run here, the fastest first, which is the one used when none is asked for.
 #[pyfunction]
-fn multiply<'py>(py: Python<'py>, elements: &[u8], scalar: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+fn kernels() -> Vec<&'static str> {
+    kernel::kernels().iter().map(|kernel| kernel.name).collect()
+}
+
+/// scalar times each element. ValueError(i) when element i is the first that is no canonical encoding, or the identity.
+#[pyfunction]
+#[pyo3(signature = (elements, scalar, kernel=None))]
+fn multiply<'py>(
+    py: Python<'py>,
+    elements: &[u8],
+    scalar: &[u8],
+    kernel: Option<&str>,
+) -> PyResult<Bound<'py, PyBytes>> {
     if elements.len() % ELEMENT != 0 {
         return Err(PyValueError::new_err("elements have 32 bytes each"));
     }
     let half = halved(scalar)?;
+    let kernel = chosen(kernel)?;
     PyBytes::new_with(py, elements.len(), |out| {
-        py.detach(|| {
+        let bad = py.detach(|| {
             out.par_chunks_mut(CHUNK * ELEMENT)
                 .zip(elements.par_chunks(CHUNK * ELEMENT))
                 .enumerate()
-                .try_for_each(|(chunk, (out, elements))| {
-                    let mut points = Vec::with_capacity(CHUNK);
-                    for (i, encoding) in elements.chunks_exact(ELEMENT).enumerate() {
-                        let point = decoded(encoding).ok_or(chunk * CHUNK + i)?;
-                        points.push(point * *half);
-                    }
-                    write_doubled(&points, out);
-                    Ok(())
+                .find_map_first(|(chunk, (out, elements))| {
+                    let bad = (kernel.multiply)(elements, &half, out).err()?;
+                    Some(chunk * CHUNK + bad)
                 })
-        })
-        .map_err(|index: usize| PyValueError::new_err(index))
+        });
+        bad.map_or(Ok(()), |index| Err(PyValueError::new_err(index)))
     })
 }
 
@@ -99,12 +103,14 @@ fn expanded(message: &[u8], start: &Sha512, dst_prime: &[u8]) -> [u8; 64] {
 ///
 /// Input i is data[offsets[i]..offsets[i + 1]]; the offsets are little-endian i64.
 #[pyfunction]
+#[pyo3(signature = (data, offsets, dst, scalar, kernel=None))]
 fn hash_multiply<'py>(
     py: Python<'py>,
     data: &[u8],
     offsets: &[u8],
     dst: &[u8],
     scalar: &[u8],
+    kernel: Option<&str>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let offsets: Vec<usize> = offsets
         .chunks_exact(8)
@@ -120,6 +126,7 @@ fn hash_multiply<'py>(
         return Err(PyValueError::new_err("a domain has 1 to 255 bytes"));
     }
     let half = halved(scalar)?;
+    let kernel = chosen(kernel)?;
     let dst_prime = [dst, &[dst.len() as u8]].concat();
     let start = Sha512::new().chain_update([0u8; 128]);
     PyBytes::new_with(py, (offsets.len() - 1) * ELEMENT, |out| {
@@ -128,14 +135,10 @@ fn hash_multiply<'py>(
                 .enumerate()
                 .for_each(|(chunk, out)| {
                     let first = chunk * CHUNK;
-                    let points: Vec<RistrettoPoint> = (first..first + out.len() / ELEMENT)
-                        .map(|i| {
-                            let input = &data[offsets[i]..offsets[i + 1]];
-                            let uniform = expanded(input, &start, &dst_prime);
-                            RistrettoPoint::from_uniform_bytes(&uniform) * *half
-                        })
+                    let uniform: Vec<[u8; 64]> = (first..first + out.len() / ELEMENT)
+                        .map(|i| expanded(&data[offsets[i]..offsets[i + 1]], &start, &dst_prime))
                         .collect();
-                    write_doubled(&points, out);
+                    (kernel.map_multiply)(&uniform, &half, out);
                 });
         });
         Ok(())
@@ -176,9 +179,13 @@ fn digests<'py>(
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(kernels, module)?)?;
     module.add_function(wrap_pyfunction!(multiply, module)?)?;
     module.add_function(wrap_pyfunction!(hash_multiply, module)?)?;
     module.add_function(wrap_pyfunction!(digests, module)?)?;
+    module.add_function(wrap_pyfunction!(join::equal_places, module)?)?;
+    module.add_function(wrap_pyfunction!(join::has_repeats, module)?)?;
+    module.add_function(wrap_pyfunction!(join::fingerprints, module)?)?;
     module.add_function(wrap_pyfunction!(finalize::finalize, module)?)?;
     module.add_function(wrap_pyfunction!(finalize::prefixed_digests, module)?)
 }
