@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tidegate.protocols import catalog
-from tidegate.protocols.channel import Channel, ConfigError
+from tidegate.protocols.channel import Channel, ConfigError, DisagreementError
 from tidegate.protocols.ids import join_blocks
 from tidegate.protocols.primitives import group
 from tidegate.protocols.psi import epoch
 
 from .job import Charged, Facts, Job
 from .matching import identifiers
+from .store import PersonError
 from .tokens import held, own
 from .tokens.build import BLOCK_ROWS
 from .tokens.folders import held_folder, locked, make, own_folder
@@ -41,7 +42,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
 
 
 async def media(job: Job, channel: Channel) -> Facts:
-    """Plays the sender with the tokens of this state of its data set. ConfigError if they are not built."""
+    """Plays the sender with the tokens of this state of its data set. PersonError if they are not built."""
     found = await epoch.sender(
         Charged(channel, lambda: job.charge("match", 1, 12)),
         (tokens := _built(job)).key,
@@ -63,19 +64,19 @@ def _built(job: Job) -> own.OwnEpoch:
     kinds = tuple(key.kind for key in job.contract.keys)
     found = own.open_epoch(own_folder(job.tokens, data.name, job.peer, name), kinds)
     if found is None:
-        raise ConfigError(
+        raise PersonError(
             f"no {' and '.join(kinds)} tokens of data set {data.name} are built for {job.peer} and epoch {name}",
             f"{command}, then start the node again",
         )
     if found.commitment != data.commitment:
-        raise ConfigError(
+        raise PersonError(
             f"the tokens for {job.peer} and epoch {name} are of another state of data set {data.name}",
             f"{command} to bring them up to date, then start the node again",
         )
     for key in job.contract.keys:
         if found.keys[key.kind] != (key.profile, key.form):
             built = " and ".join(found.keys[key.kind])
-            raise ConfigError(
+            raise DisagreementError(
                 f"the {key.kind} tokens of epoch {name} were built as {built}, "
                 f"the contract says {key.profile} and {key.form}",
                 "build them for a new epoch, and have the campaign proposed with it",
