@@ -79,9 +79,10 @@ def test_examples_of_every_type_read_in_their_own_region() -> None:
 
 @pytest.mark.parametrize("default", DEFAULTS)
 def test_examples_of_every_type_read_in_another_region(default: str | None) -> None:
-    rng = random.Random(2)
+    begin = DEFAULTS.index(default)
+    rng = random.Random(begin)
     texts = []
-    for _, number in examples():
+    for _, number in examples()[begin % 3 :: 3]:
         text = phonenumbers.format_number(number, rng.choice(STYLES))
         texts += [text, mutated(text, rng), mutated(mutated(text, rng), rng)]
     assert differences(texts, default) == []
@@ -90,7 +91,7 @@ def test_examples_of_every_type_read_in_another_region(default: str | None) -> N
 @pytest.mark.parametrize("default", DEFAULTS)
 def test_random_digits_read_in_a_region(default: str | None) -> None:
     rng = random.Random(3)
-    texts = ["".join(rng.choices("0123456789", k=rng.randint(4, 16))) for _ in range(600)]
+    texts = ["".join(rng.choices("0123456789", k=rng.randint(4, 16))) for _ in range(400)]
     if default is not None:
         code, idd = phonenumbers.country_code_for_region(default), phonenumbers.ndd_prefix_for_region(default, True)
         texts += [f"{lead}{text}" for text in texts[:200] for lead in (code, f"{code}{idd or 0}", idd or "0")]
@@ -111,6 +112,14 @@ def test_every_number_of_a_numbering_plan_with_rules_of_its_own_is_read() -> Non
             lead = rng.choice(["", "0", "1", "8", "15", "90", "0" + str(rng.randint(10, 999)), "9"])
             texts.append(lead + "".join(rng.choices("0123456789", k=rng.choice(lengths) - rng.randint(0, 3))))
         assert differences(texts, region) == [], region
+
+
+def test_tidy_numbers_do_not_wait_for_the_library() -> None:
+    for region, number in examples():
+        texts = [phonenumbers.format_number(number, style) for style in STYLES[:2]]
+        texts.append(phonenumbers.national_significant_number(number))
+        _, undecided = phones.speller("plain", region, few=0).block(pa.array(texts, pa.large_string()))
+        assert not undecided.any(), texts
 
 
 def test_what_no_fast_path_knows_is_left_to_the_library() -> None:

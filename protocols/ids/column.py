@@ -48,15 +48,13 @@ def _sequence(values: Sequence[str | None]) -> tuple[Texts, BoolArray]:
 
 
 def _arrow(values: Any) -> tuple[Texts, BoolArray]:
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # of several chunks that no one array can hold
-        values = pa.concat_arrays(values.chunks)
     held = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     text = pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_string_view(held)
     if not text and not pa.types.is_integer(held) and not pa.types.is_null(held):
         raise ConfigError(f"a column of {held} holds no identifiers", "give a column of text")
     texts = values.cast(TEXT)
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
     broken = np.zeros(len(texts), np.bool_)
     try:
         texts.validate(full=True)
@@ -139,7 +137,7 @@ def from_buffers(data: Bytes | bytes, offsets: IntArray, kind: Any = TEXT) -> An
     return pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def before(flags: BoolArray) -> NDArray[np.signedinteger[Any]]:
+def before(flags: BoolArray) -> NDArray[Any]:
     """How many of the flags (n,) are set before each place and in all (n + 1,)."""
     # Half the memory of int64 and several times as fast, which counts where the flags are of bytes.
     wide = np.int32 if len(flags) < 2**31 else np.int64

@@ -333,7 +333,8 @@ def _is_possible(long: IntArray, description: Any) -> BoolArray:
 
 
 def _is_too_long(long: IntArray, description: Any) -> BoolArray:
-    return np.greater(long, max(description.possible_length)) & ~_in(long, description.possible_length_local_only)
+    too_long: BoolArray = long > max(description.possible_length)
+    return too_long & ~_in(long, description.possible_length_local_only)
 
 
 def _in(long: IntArray, possible: Any) -> BoolArray:
