@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from tidegate.protocols.catalog import CATALOG
 from tidegate.wire.contract import Contract, Step
 
+from .data import table
 from .job import Facts, Job
 
 # In these the brand learns which of its rows match.
 MODES = frozenset({"both", "brand", "epoch"})
 FILE = "known.parquet"
+BLOCK_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,32 @@ def leave(job: Job, others: Mapping[str, Path]) -> Facts:
     for index, name in enumerate(media):
         known[index, np.fromfile(folders[name] / "rows.i64", dtype="<i8")] = True
     times = known.sum(axis=0, dtype=np.int64)
-    rows = np.flatnonzero(times)
-    keys = {column: job.rows[column].take(pa.array(rows)) for column in job.keys.values()}
-    flags = {f"known_to_{name}": known[index, rows] for index, name in enumerate(media)}
-    pq.write_table(pa.table({**keys, "row": rows, **flags, "known_to": times[rows]}), job.staging / FILE)
+    _write(job, media, known, times)
     sizes = known.sum(axis=1).tolist()
     told = figures(np.bincount(times, minlength=len(media) + 1), sizes, floor)
     by_media = {name: size if size >= floor else None for name, size in zip(media, sizes, strict=True)}
     return {"together": {"rows": total, "known_to": by_media, "any": told.any, "all": told.all, "floor": floor}}
+
+
+def _write(job: Job, media: Sequence[str], known: NDArray[np.bool_], times: NDArray[np.int64]) -> None:
+    names = list(dict.fromkeys(job.keys.values()))
+    schema = pa.schema(
+        [
+            *((name, pa.large_string()) for name in names),
+            ("row", pa.int64()),
+            *((f"known_to_{name}", pa.bool_()) for name in media),
+            ("known_to", pa.int64()),
+        ]
+    )
+    begin = 0
+    with pq.ParquetWriter(job.staging / FILE, schema) as writer:
+        for blocks in zip(*(table.text_blocks(job.path, name, BLOCK_ROWS) for name in names), strict=True):
+            here = np.flatnonzero(times[begin : begin + len(blocks[0])])
+            rows = here + begin
+            keys = [block.take(pa.array(here)).combine_chunks() for block in blocks]
+            flags = [pa.array(known[index, rows]) for index in range(len(media))]
+            writer.write_table(pa.table([*keys, pa.array(rows), *flags, pa.array(times[rows])], schema=schema))
+            begin += len(blocks[0])
 
 
 def figures(by_times: NDArray[np.int64], sizes: Sequence[int], floor: int) -> Together:

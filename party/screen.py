@@ -305,6 +305,7 @@ def size(n: int) -> str:
 
 def results(folder: Path, made: Contract, me: str) -> None:
     """A summary of the committed steps at this party, from their facts."""
+    together: dict[str, Any] | None = None
     for step in own_steps(made, me).values():
         facts = read_facts(folder / step.name)
         if not facts:
@@ -316,10 +317,11 @@ def results(folder: Path, made: Contract, me: str) -> None:
         for path in files:
             if path.suffix == ".parquet":
                 say(f"  file: {path}", "dim")
-        if "together" in facts:
-            say("known together", "bold")
-            for line in _together(facts["together"]):
-                say(f"  {line}")
+        together = facts.get("together", together)
+    if together is not None:
+        say("known together", "bold")
+        for line in _together(together):
+            say(f"  {line}")
     if "match" in {step.step for step in made.steps}:
         say("")
     say("What this party learned", "bold")
@@ -345,8 +347,8 @@ def _doctor(facts: dict[str, Any]) -> Iterable[str]:
     for key in facts["keys"]:
         yield f"{key['kind']}: {people(key['agreed'])} people match as the campaign says"
         for pair in key["pairs"]:
-            if not pair["is_agreed"]:
-                yield f"  {people(pair)}: {facts['brand']} {pair['brand']}, {facts['media']} {pair['media']}"
+            if pair["is_best"] and not pair["is_agreed"]:
+                yield f"  {people(pair)} with {facts['brand']}: {pair['brand']}; {facts['media']}: {pair['media']}"
         for advice in key["advice"]:
             yield f"  -> {advice['side']}: {advice['text']}"
         if not key["advice"]:
@@ -357,9 +359,14 @@ def _match(facts: dict[str, Any]) -> Iterable[str]:
     if facts.get("mode") == "sum":
         yield from _sum(facts)
         return
-    keys = ", ".join(f"{number:,} by {kind}" for kind, number in facts["by_key"].items())
-    yield f"{facts['size']:,} people matched ({keys})"
+    if "size" in facts:
+        keys = ", ".join(f"{number:,} by {kind}" for kind, number in facts["by_key"].items())
+        yield f"{facts['size']:,} people matched ({keys})"
+    else:
+        yield f"{facts['floor']:,} or more people matched by {' and by '.join(facts['reached'])}"
     yield f"of {facts['brand_rows']:,} at the brand and {facts['media_rows']:,} at the media"
+    if "engine" in facts:
+        yield f"engine {facts['engine']}, mode {facts['mode']}, group arithmetic by {facts['group']}"
 
 
 def _sum(facts: dict[str, Any]) -> Iterable[str]:

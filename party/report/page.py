@@ -30,6 +30,7 @@ _SECTIONS = (
 )
 # These tell of what was done with one media.
 _OF_ONE_MEDIA = (checkup.checkup, results.matching, results.total)
+_MOST_TILES = 4
 _PILLS = {"better": "A gain beyond noise", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
 _MARK = Html(
     '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
@@ -41,12 +42,13 @@ def render(report: Report) -> str:
     """The whole page."""
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     sections = [
-        (f"{anchor}-{media}" if media else anchor, f"{name} {media}".rstrip(), html)
+        (f"{anchor}-{media}" if media else anchor, name, html)
         for anchor, name, section in _SECTIONS
         for media, view in _views(report, section)
         if (html := section(view))
     ]
-    links = (element("a", name, href=f"#{anchor}") for anchor, name, _ in sections)
+    first = {name: anchor for anchor, name, _ in reversed(sections)}
+    links = (element("a", name, href=f"#{first[name]}") for name in dict.fromkeys(name for _, name, _ in sections))
     body = element(
         "div",
         element(
@@ -134,6 +136,8 @@ def _headline(report: Report) -> tuple[Html, str, str]:
         return Html(""), f"Your people were matched with those of {peer}, each apart from the others.", kept
     if at(report, "match", "mode") == "sum":
         return Html(""), f"{peer} has the sum over the people you share.", kept
+    if any(at(steps, "doctor") for steps in (report, *(report.get("media") or {}).values())):
+        return Html(""), f"Your match keys and those of {peer} were compared.", kept
     return Html(""), "No step of this campaign has finished yet.", "Each step appears here once it has."
 
 
@@ -143,7 +147,8 @@ def _either(names: Sequence[str]) -> str:
 
 def _tiles(report: Report) -> list[Html]:
     tiles = []
-    for media, steps in (report.get("media") or {}).items():
+    several = report.get("media") or {}
+    for media, steps in several.items() if len(several) <= _MOST_TILES else ():
         if at(steps, "match", "size") is not None:
             part = f"{share(steps['match']['size'] / steps['match']['brand_rows'])} of your rows"
             tiles.append((f"Shared with {media}", count(steps["match"]["size"]), part))

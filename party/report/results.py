@@ -35,6 +35,7 @@ def matching(report: Report) -> Html:
     brand, media = report["party"], report["peer"]
     if report["role"] == "media":
         brand, media = media, brand
+    several = len(report["parties"]) > 2 and report["role"] == "brand"
     by_key = at(match, "by_key") or {}
     rows = [
         Row((kind, count(at(match, "own_by_key", kind)), count(at(match, "peer_by_key", kind)), count(opened)))
@@ -51,7 +52,7 @@ def matching(report: Report) -> Html:
         warning = "Fewer than 1,000 people matched: read every figure below with care."
         few = element("div", element("p", warning), class_="note")
     return joined(
-        opening("Match", f"{count(matched)} people are known to both"),
+        opening("Match", f"{count(matched)} people are known to both" + (f" you and {media}" if several else "")),
         element(
             "p",
             f"That is {share(matched / brand_rows)} of {brand}’s {count(brand_rows)} rows and "
@@ -69,8 +70,6 @@ def matching(report: Report) -> Html:
 
 def _unsized(report: Report) -> str:
     """The heading where this party was not told how many match."""
-    if at(report, "match", "mode") == "epoch":
-        return f"{report['peer']} looked up its people among yours; you were not told who they are"
     return f"{count(at(report, 'match', 'floor'))} or more people are known to both; {report['peer']} knows how many"
 
 
