@@ -10,6 +10,7 @@ import numpy as np
 from tidegate.party.noise import discrete_gaussian
 from tidegate.protocols.ids import keep_first, normalise
 from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.protocols.psi import oprf_match
 from tidegate.protocols.psi.private_sum import Terms, counter, holder
 from tidegate.protocols.simulate import simulate
 
@@ -24,9 +25,15 @@ brand_ids, media_ids = (keep_first(normalise("email", mails)[0]) for mails in (b
 values = np.minimum(visits[media_ids.rows], CAP)
 terms = Terms(kind="email", floor=FLOOR, max_rows=4000, cap=CAP, noise_sd=COUNT_NOISE * CAP)
 brand, media = simulate(
-    lambda channel: counter(channel, brand_ids, terms, noise=None, randomness=Randomness.system()),
+    lambda channel: counter(channel, brand_ids, terms, engine=oprf_match, noise=None, randomness=Randomness.system()),
     lambda channel: holder(
-        channel, media_ids, values, terms, noise=discrete_gaussian(terms.noise_sd), randomness=Randomness.system()
+        channel,
+        media_ids,
+        values,
+        terms,
+        engine=oprf_match,
+        noise=discrete_gaussian(terms.noise_sd),
+        randomness=Randomness.system(),
     ),
 )
 print(f"The brand learns: {brand.size} people, {brand.total} visits (noise of {terms.noise_sd})")

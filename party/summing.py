@@ -5,6 +5,8 @@ Who holds the column, its cap and its unit are the contract's `total`. The brand
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -12,12 +14,13 @@ from numpy.typing import NDArray
 from tidegate.protocols.catalog import CATALOG
 from tidegate.protocols.channel import Channel, ConfigError
 from tidegate.protocols.primitives import group
-from tidegate.protocols.psi import private_sum
+from tidegate.protocols.psi import match, private_sum
 from tidegate.wire.contract import Total
 
 from .data import table
+from .data.keys import READ_ROWS
 from .job import Charged, Facts, IntArray, Job
-from .matching import identifiers
+from .matching import columns
 from .noise import discrete_gaussian
 
 
@@ -38,17 +41,21 @@ async def summed(job: Job, channel: Channel) -> Facts:
         job.charge("match", 1, 12)
         job.charge("sums", 1, 12)
 
-    charged, ids = Charged(channel, charge), identifiers(job)[kind]
+    charged, ids, randomness = Charged(channel, charge), columns(job)[kind], job.randomness
+    entry = CATALOG[job.step.protocol]
+    engine = match.ENGINES[entry.engine]
     facts: Facts = {}
     if job.role == total.role:
-        values, facts["clipped"] = units(column_values(job.rows, total.column)[ids.rows], total)
-        outcome = await private_sum.holder(charged, ids, values, terms, noise=noise, randomness=job.randomness)
+        values, facts["clipped"] = units(column_values(job.path, total.column)[ids.rows], total)
+        outcome = await private_sum.holder(
+            charged, ids, values, terms, engine=engine, noise=noise, randomness=randomness
+        )
     else:
-        outcome = await private_sum.counter(charged, ids, terms, noise=noise, randomness=job.randomness)
+        outcome = await private_sum.counter(charged, ids, terms, engine=engine, noise=noise, randomness=randomness)
     mine, theirs = contract.party(job.party).data.rows, contract.party(job.peer).data.rows
     facts |= {
-        "mode": CATALOG[job.step.protocol].mode,
-        "engine": CATALOG[job.step.protocol].engine,
+        "mode": entry.mode,
+        "engine": entry.engine,
         "group": group.backend(),
         "brand_rows": mine if job.role == "brand" else theirs,
         "media_rows": theirs if job.role == "brand" else mine,
@@ -65,12 +72,14 @@ async def summed(job: Job, channel: Channel) -> Facts:
     return facts
 
 
-def column_values(rows: pa.Table, name: str) -> NDArray[np.float64]:
-    """The column's numbers, NaN where one is missing. Raises ConfigError for text, dates and booleans."""
-    type_ = table.column(rows, name).type
-    if pa.types.is_temporal(type_):
-        raise ConfigError(f"the column {name!r} holds dates, which cannot be added up", "sum a column of numbers")
-    return table.numbers(rows, name)
+def column_values(path: Path, name: str) -> NDArray[np.float64]:
+    """A file's column of numbers, NaN where one is missing. Raises ConfigError for text, dates and booleans."""
+    found = [np.empty(0)]
+    for block in table.column_blocks(path, name, READ_ROWS):
+        if pa.types.is_temporal(block.column(name).type):
+            raise ConfigError(f"the column {name!r} holds dates, which cannot be added up", "sum a column of numbers")
+        found.append(table.numbers(block, name))
+    return np.concatenate(found)
 
 
 def units(values: NDArray[np.float64], total: Total) -> tuple[IntArray, int]:

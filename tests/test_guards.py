@@ -31,20 +31,25 @@ from tidegate.coordinator.members import Authority
 from tidegate.coordinator.refusal import RefusedError
 from tidegate.coordinator.store import Store as CoordinatorStore
 from tidegate.party.data.bins import FeatureBins
+from tidegate.protocols.blind.products import Key, Results, Uploads
 from tidegate.protocols.channel import (
     CarrierError,
     Channel,
     ConfigError,
     DisagreementError,
+    M,
     Message,
     PeerError,
     PolicyError,
     TidegateError,
 )
 from tidegate.protocols.ids import Identifiers, normalise
+from tidegate.protocols.primitives.bfv import BrandKey
+from tidegate.protocols.primitives.fixed_point import T
 from tidegate.protocols.primitives.group import GENERATOR, Scalar, multiply
+from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.psi import match, oprf_match
+from tidegate.protocols.psi import match, oprf_match, private_sum
 from tidegate.protocols.simulate import simulate
 from tidegate.wire import letter as wire_letter
 from tidegate.wire import receipt, xwing
@@ -481,7 +486,7 @@ class Sink:
         raise CarrierError("nobody is there")
 
 
-@guard("party.steps", "self._charge()", "pass")
+@guard("party.job", "self._charge()", "pass")
 def a_budget_is_charged_before_the_answer_leaves(module: ModuleType, town: Town) -> None:
     sink = Sink()
 
@@ -614,6 +619,60 @@ def audiences_have_the_sizes_that_the_contract_names(module: ModuleType, town: T
 def an_alias_of_an_element_is_none(module: ModuleType, town: Town) -> None:
     alias = GENERATOR[:-1] + bytes([GENERATOR[-1] | 0x80])
     ends_with(PeerError, lambda: module._sodium_multiply(alias, Scalar(5).to_bytes()))
+
+
+@dataclass
+class Liar:
+    """A channel that sends `told` in place of a message of its kind."""
+
+    channel: Channel
+    told: Message
+
+    async def send(self, message: Message) -> None:
+        await self.channel.send(self.told if isinstance(message, type(self.told)) else message)
+
+    async def recv(self, kind: type[M]) -> M:
+        return await self.channel.recv(kind)
+
+
+def _sum(counting: ModuleType, holding: ModuleType, told: Message, first: int = 0) -> None:
+    """A sum over people `first` to 150, of value 1 each, in which `told` is told by whoever sends its kind."""
+    terms = private_sum.Terms(kind="email", floor=100, max_rows=1000, cap=1, noise_sd=0)
+    common: dict[str, Any] = {"engine": oprf_match, "randomness": Randomness.system()}
+    others, own, ones = _people(first, first + 150)["email"], _people(0, 150)["email"], np.ones(150, np.int64)
+    zeros = partial(np.zeros, dtype=np.int64)
+    _play(
+        lambda channel: counting.counter(Liar(channel, told), others, terms, noise=None, **common),
+        lambda channel: holding.holder(Liar(channel, told), own, ones, terms, noise=zeros, **common),
+    )
+
+
+@guard("protocols.psi.private_sum", "if size < terms.floor:")
+def below_the_floor_nothing_is_added_up(module: ModuleType, town: Town) -> None:
+    ends_with(PolicyError, lambda: _sum(module, private_sum, private_sum.Noised(bytes(8)), first=51))
+
+
+@guard("protocols.psi.private_sum", "if not terms.floor <= size <= (most if noise is None else terms.floor):")
+def the_holder_adds_nothing_up_below_the_floor(module: ModuleType, town: Town) -> None:
+    ends_with(PeerError, lambda: _sum(private_sum, module, private_sum.Found(99)))
+
+
+@guard("protocols.psi.private_sum", "_checked_total(joined(opened, moduli), size, terms)", "joined(opened, moduli)")
+def a_sum_that_nobody_can_have_is_refused(module: ModuleType, town: Town) -> None:
+    ends_with(PeerError, lambda: _sum(module, private_sum, private_sum.Noised(bytes(8))))
+
+
+@guard("protocols.psi.private_sum", "mask = randomness.integers(modulus, SLOTS)", "mask = np.zeros(SLOTS, np.uint64)")
+def the_holder_opens_a_masked_sum(module: ModuleType, town: Town) -> None:
+    key = BrandKey(Randomness.system())
+
+    async def holding(channel: Channel) -> None:
+        await channel.send(Key(key.public_bytes()))
+        await channel.send(Uploads(tuple(key.encrypt([np.ones(SLOTS, np.uint64)]))))
+        assert np.unique(key.decrypt((await channel.recv(Results)).parts[0])).size == SLOTS
+
+    found = np.ones(10, np.bool_)
+    _play(lambda channel: module._multiply(channel, found, None, T, Randomness.system()), holding)
 
 
 @guard("protocols.primitives.bfv", "if (residues >= moduli).any():")

@@ -6,21 +6,26 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.csv import write_csv
 
 from tests.broken_line import FAULTS, play_broken
 from tests.canaries import Needles
 from tests.real_parties import PAPER, SHOP, Town, campaign_text, town, write_tables
 from tests.test_session import both
 from tidegate.party.data import table
+from tidegate.party.data.keys import READ_ROWS
 from tidegate.party.noise import discrete_gaussian
-from tidegate.party.summing import units
+from tidegate.party.summing import column_values, units
 from tidegate.protocols.blind.products import Key, Results, Uploads
 from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, PolicyError, TidegateError
 from tidegate.protocols.ids import Identifiers
@@ -31,6 +36,7 @@ from tidegate.protocols.primitives.group import GENERATOR, Scalar
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import match, oprf_match, private_sum
+from tidegate.protocols.psi.oprf import HASH_TO_GROUP
 from tidegate.protocols.psi.private_sum import Found, Noised, Sum, Terms
 from tidegate.protocols.simulate import MemoryChannel, memory_line, simulate
 from tidegate.wire.contract import Total
@@ -71,8 +77,12 @@ def _roles(
 
     of_media, of_brand = (_draws(drawn), None) if of == "media" else (None, _draws(drawn))
     return (
-        lambda channel: private_sum.counter(channel, others, terms, noise=of_brand, randomness=random(b"c")),
-        lambda channel: private_sum.holder(channel, ids, values, terms, noise=of_media, randomness=random(b"h")),
+        lambda channel: private_sum.counter(
+            channel, others, terms, engine=oprf_match, noise=of_brand, randomness=random(b"c")
+        ),
+        lambda channel: private_sum.holder(
+            channel, ids, values, terms, engine=oprf_match, noise=of_media, randomness=random(b"h")
+        ),
     )
 
 
@@ -195,13 +205,22 @@ def test_an_outlier_counts_as_the_cap_and_less_than_nothing_as_nothing() -> None
     assert (planted.tolist(), clipped) == ([1000, 50_000, 0, 50_000], 3)
 
 
-def test_values_outside_the_cap_or_people_twice_are_not_entered() -> None:
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_values_are_read_in_blocks_and_only_numbers(tmp_path: Path, suffix: str) -> None:
+    spend = [None if i % 7 == 0 else i / 4 for i in range(READ_ROWS + 10)]
+    columns = {"spend": spend, "day": [date(2026, 1, 1)] * len(spend), "plan": ["a"] * len(spend)}
+    path = tmp_path / f"people.{suffix}"
+    (write_csv if suffix == "csv" else pq.write_table)(pa.table(columns), path)
+    np.testing.assert_array_equal(column_values(path, "spend"), np.array(spend, np.float64))
+    for column, says in (("day", "holds dates"), ("plan", "does not hold numbers"), ("spent", "no column")):
+        with pytest.raises(ConfigError, match=says):
+            column_values(path, column)
+
+
+def test_values_outside_the_cap_are_not_entered() -> None:
     for values in (np.array([1, 2, 1001]), np.array([1, 2, -1]), np.array([1, 2])):
         with pytest.raises(ValueError, match="one value"):
             simulate(*_roles("media", _ids(range(3)), _ids(range(3)), values))
-    for others, ids in (([1, 2, 1], [1, 2, 3]), ([1, 2, 3], [1, 2, 1])):
-        with pytest.raises(ConfigError, match="two rows"):
-            simulate(*_roles("media", _ids(others), _ids(ids), _values(3)))
 
 
 # What is seen.
@@ -296,8 +315,9 @@ def test_neither_side_can_lay_what_it_gets_to_rows() -> None:
     assert sorted(order) == list(range(n))
     assert sum(place == i for i, place in enumerate(order)) < 10
     own = _ids(range(n))
-    texts, _ = group.hash_multiply(own.data, own.offsets, oprf_match.HASH_TO_GROUP, key), None
-    tokens = group.digests(texts, b"tidegate match token v1\0text\0", 12)
+    tokens = group.digests(
+        group.hash_multiply(own.data, own.offsets, HASH_TO_GROUP, key), b"tidegate match token v1\0text\0", 12
+    )
     sent = dict(b.sent)["Tokens"][8:]
     at = [sent.index(tokens[12 * i : 12 * i + 12]) // 12 for i in range(n)]
     assert sorted(at) == list(range(n))
@@ -491,9 +511,13 @@ def test_a_campaign_gives_the_brand_the_sum_of_the_clear_text(
     there.until_over(f"sum-{of}")
 
     shop, paper = table.read(tables.shop), table.read(tables.paper)
-    mails = [[(mail or "").strip().lower() for mail in table.texts(shop, "contact")], table.texts(paper, "e_mail")]
-    values = dict(zip(mails[of == "media"], table.numbers(paper if of == "media" else shop, column), strict=True))
-    common = {mail for mail in mails[0] if mail} & {mail for mail in mails[1] if mail}
+    mails = {
+        PAPER: [mail or "" for mail in table.texts(paper, "e_mail")],
+        SHOP: [(mail or "").strip().lower() for mail in table.texts(shop, "contact")],
+    }
+    own = table.numbers(paper if of == "media" else shop, column).tolist()
+    values = dict(zip(mails[holder], own, strict=True))
+    common = (set(mails[PAPER]) & set(mails[SHOP])) - {""}
     expected = sum(min(cap, round(values[mail], 2)) for mail in common if not np.isnan(values[mail]))
 
     facts = {party: there.facts(party, f"sum-{of}", "match") for party in (SHOP, PAPER)}

@@ -123,16 +123,23 @@ def text_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 def text_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.ChunkedArray]:
     """`text_column` of a file, in blocks of at most so many rows; Parquet is not in memory as a whole."""
+    return (text_column(block, name) for block in column_blocks(path, name, rows))
+
+
+def column_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.Table]:
+    """One column of the table that `read` gives, in blocks of at most so many rows."""
     path = Path(path)
     if path.suffix.lower() not in (".parquet", ".pq"):
-        whole = text_column(read(path), name)
-        yield from (whole.slice(begin, rows) for begin in range(0, len(whole), rows))
+        whole = read(path)
+        column(whole, name)
+        whole = whole.select([name])
+        yield from (whole.slice(begin, rows) for begin in range(0, whole.num_rows, rows))
         return
     try:
         file = pa.parquet.ParquetFile(path)
         column(file.schema_arrow.empty_table(), name)
         for batch in file.iter_batches(batch_size=rows, columns=[name]):
-            yield text_column(pa.table([_plain(name, pa.chunked_array([batch.column(0)]))], names=[name]), name)
+            yield pa.table([_plain(name, pa.chunked_array([batch.column(0)]))], names=[name])
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
             f"{path} cannot be read: {type(error).__name__}", "check that the file is whole and readable by you"

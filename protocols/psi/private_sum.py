@@ -1,18 +1,15 @@
 """How many people two parties have in common, and the sum of one party's values over them: nothing about a person.
 
-The holder has a value v of 0..cap for each of its identifiers Y; the counter has identifiers X. The media adds noise
+The holder has a value v of 0..cap for each of its identifiers; the counter has identifiers alone. The media adds noise
 and the brand gets the sum, whichever of them is the holder.
 
-    counter (X)                                          holder (Y, v)
+    counter                                              holder (v)
                                    -- Size -->
                                    <-- Size --           the end if either is under the floor
-      b H(x) for each x            -- Blinded -->        refuses bad and repeated elements
-                                   <-- Evaluated --      k b H(x), in a secret order that is never opened
-                                   <-- Tokens --         T(k H(y)), in another secret order
-      T(b^-1 k b H(x))
-      f = 1 for each token it has too, 0 for the others
+      an engine compares, the holder's list in a secret order drawn anew: see `engine`; it is never opened
+      f = 1 at each position it has found, 0 elsewhere
                                    -- Found -->          0 for anything under the floor, the end
-                                   <-- Key, Uploads --   Enc(v), in the order of the tokens
+                                   <-- Key, Uploads --   Enc(v), in that order
       masks that add up to r       -- Results -->        <f, v> + r, and nothing else
                                    <-- Noised --         of = media: <f, v> + r + noise
       takes off r
@@ -23,12 +20,12 @@ the noise, so what the brand opens is the result.
 
 What each learns. Both: how many rows the other enters, whether the floor is reached. The counter: how many match; under
 the floor it says 0, forgets the number, and no output depends on it. The brand, at the floor or above: how many, and
-the noised sum. Nobody learns which rows match: the counter cannot lay evaluated elements back to its rows, and the
-holder never sees which tokens were found.
+the noised sum. Nobody learns which rows match: to the counter positions are places of a secret order, and the holder
+never sees which were found.
 
-Why. Up to the tokens this is match.py, whose argument stands; there is no seed of the order here that could be opened.
-Enc is BFV, which shows the counter nothing (RLWE). Its product with f is sanitised (docs/protocols/blind.md) under
-masks that are uniform but for their total, so the holder opens <f, v> + r, and neither f nor a part of the sum.
+Why. Before it is opened, what an engine tells the counter is a number. Enc is BFV, which shows the counter nothing
+(RLWE). Its product with f is sanitised (docs/protocols/blind.md) under masks that are uniform but for their total, so
+the holder opens <f, v> + r, and neither f nor a part of the sum.
 
 Exact. Residues modulo T, 45 bits, hold a sum up to 1.7e13 of either sign. Where the sizes, the cap and the noise allow
 for more, all from Key to Results is done again modulo another prime, and the two residues give the sum modulo 90 bits.
@@ -38,7 +35,7 @@ the lower digits' next to bare of noise.)
 Assumption: both follow the protocol and enter their own rows and values. What is encrypted cannot be checked: a
 counter that gets the sum learns about one person if it multiplies that value by more than the noise has deviations, or
 says that the floor is reached when it is not; so does a holder that gets the sum and encrypts one large value. Values
-that can be checked are: elements, repetitions, counts, sizes, residues, and whether so many people can have that sum.
+that can be checked are: counts, sizes, residues, and whether so many people can have that sum.
 
 Reference: [IKNPRSSSY20] Ion et al., "On Deploying Secure Computing: Private Intersection-Sum-with-Cardinality",
 eprint 2019/723, with another encryption (docs/decisions/0008-sums-without-new-dependencies.md) and the size first.
@@ -53,15 +50,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blind.products import Key, receive_results, receive_uploads, send_results, send_uploads
-from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
-from ..ids import Identifiers, repeats
+from ..channel import Channel, Message, PeerError, PolicyError
 from ..primitives.bfv import MODULI, BrandKey, PublicKey
 from ..primitives.fixed_point import IntArray, T, UInt64Array
 from ..primitives.packing import SLOTS, block_count, blocks
 from ..primitives.randomness import Randomness
-from . import oprf_match
+from .engine import Engine
+from .entries import Column
 from .match import Size, _checked_size
-from .oprf_match import _exactly
 
 Noise = Callable[[int], IntArray]
 MOST_NOISE = 64
@@ -106,30 +102,35 @@ class Sum:
 
 
 async def counter(
-    channel: Channel, ids: Identifiers, terms: Terms, *, noise: Noise | None, randomness: Randomness
+    channel: Channel, ids: Column, terms: Terms, *, engine: Engine, noise: Noise | None, randomness: Randomness
 ) -> Sum:
-    """Plays the party without values. `noise` is the media's: with None this is the brand, which gets the sum.
+    """Plays the party without values. Identifiers are all different.
 
+    noise draws so many integers of the standard deviation in the terms. It is the media's: with None this is the
+    brand, which gets the sum.
     Raises PeerError when the holder leaves the protocol, PolicyError when the floor is not reached.
     """
-    _check_ids(ids, terms)
     await channel.send(Size(len(ids)))
     theirs = _checked_size(await channel.recv(Size), terms.max_rows)
     most = min(len(ids), theirs)
     if most < terms.floor:
         raise _too_few(terms)
-    found = await _find(channel, ids, theirs, terms.kind, randomness)
-    size = int(np.count_nonzero(found))
+    compared = await engine.compare(channel, ids, kind=terms.kind, theirs=theirs, randomness=randomness)
+    size = len(compared.positions)
     if size < terms.floor:
         await channel.send(Found(0))
         raise _too_few(terms)
     await channel.send(Found(terms.floor if noise is None else size))
     moduli = moduli_for(most, terms)
+    found = np.zeros(theirs, np.bool_)
+    found[compared.positions] = True
     added = None if noise is None else _drawn(noise, terms)
     masks = [await _multiply(channel, found, added, modulus, randomness) for modulus in moduli]
     if noise is not None:
         return Sum(size, None)
-    came = _exactly((await channel.recv(Noised)).residues, 8 * len(moduli), "the sum")
+    came = (await channel.recv(Noised)).residues
+    if len(came) != 8 * len(moduli):
+        raise PeerError(f"the sum: {8 * len(moduli)} bytes were expected, {len(came)} came")
     residues = np.frombuffer(came, "<u8").tolist()
     if any(residue >= modulus for residue, modulus in zip(residues, moduli, strict=True)):
         raise PeerError("a residue of the sum came that is not below its modulus")
@@ -139,15 +140,15 @@ async def counter(
 
 async def holder(
     channel: Channel,
-    ids: Identifiers,
+    ids: Column,
     values: IntArray,
     terms: Terms,
     *,
+    engine: Engine,
     noise: Noise | None,
     randomness: Randomness,
 ) -> Sum:
     """Plays the party with values (n,), one of 0..cap for each identifier; see `counter`."""
-    _check_ids(ids, terms)
     if values.shape != (len(ids),) or not ((values >= 0) & (values <= terms.cap)).all():
         raise ValueError("one value of 0 to the cap is needed for each identifier")
     theirs = _checked_size(await channel.recv(Size), terms.max_rows)
@@ -155,7 +156,8 @@ async def holder(
     most = min(len(ids), theirs)
     if most < terms.floor:
         raise _too_few(terms)
-    shuffled = await _answer(channel, ids, theirs, terms.kind, randomness)
+    order = randomness.permutation(len(ids)).astype(np.uint32)
+    await engine.answer(channel, ids, kind=terms.kind, theirs=theirs, order=order, randomness=randomness)
     size = (await channel.recv(Found)).rows
     if size == 0:
         raise _too_few(terms)
@@ -166,7 +168,7 @@ async def holder(
     for modulus in moduli:
         key = BrandKey(randomness, modulus)
         await channel.send(Key(key.public_bytes()))
-        await send_uploads(channel, key.encrypt(_slots(values[shuffled[rows]]) for rows in blocks(len(values))))
+        await send_uploads(channel, key.encrypt(_slots(values[order[rows]]) for rows in blocks(len(values))))
         async for result in receive_results(channel, 1):
             residues.append(_total(key.decrypt(result), modulus))
     if noise is None:
@@ -189,24 +191,6 @@ def joined(residues: list[int], moduli: tuple[int, ...]) -> int:
         value += product * ((residue - value) * pow(product, -1, modulus) % modulus)
         product *= modulus
     return value - product if value > product // 2 else value
-
-
-async def _find(
-    channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness
-) -> NDArray[np.bool_]:
-    """Which of the holder's tokens, in their secret order, are ours too."""
-    compared = await oprf_match.compare(channel, ids, kind=kind, theirs=theirs, randomness=randomness)
-    found = np.zeros(theirs, np.bool_)
-    found[compared.positions] = True
-    return found
-
-
-async def _answer(channel: Channel, ids: Identifiers, theirs: int, kind: str, randomness: Randomness) -> IntArray:
-    """The order in which our tokens went. Which rows the counter has found is never opened."""
-    order = randomness.permutation(len(ids))
-    shown = order.astype(np.uint32)
-    await oprf_match.answer(channel, ids, kind=kind, theirs=theirs, order=shown, randomness=randomness)
-    return order
 
 
 async def _multiply(
@@ -253,11 +237,6 @@ def _checked_total(total: int, size: int, terms: Terms) -> int:
     if not -MOST_NOISE * terms.noise_sd <= total <= _reach(size, terms):
         raise PeerError("the sum that came is more than so many people can have, or less than nothing")
     return total
-
-
-def _check_ids(ids: Identifiers, terms: Terms) -> None:
-    if repeats(ids).any():
-        raise ConfigError(f"two rows have the same {terms.kind}", "keep the first of each, or one row per person")
 
 
 def _too_few(terms: Terms) -> PolicyError:
