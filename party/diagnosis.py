@@ -28,7 +28,7 @@ _SPELLED = {
     ("email", "google"): "no dots or +tags at gmail.com",
     ("email", "googlemail"): "googlemail.com as gmail.com",
     ("email", "tagless"): "no +tags anywhere",
-    ("email", "loose"): "all of these, and no dots anywhere",
+    ("email", "loose"): "without dots, +tags and whatever surrounds it",
     ("phone", "region"): "read by the other region's rules",
     ("phone", "plus"): "a plus put before the country code",
     ("phone", "spreadsheet"): "undone what a spreadsheet does to numbers",
@@ -47,7 +47,7 @@ _SPELLED = {
     ("text", "accents"): "without accents",
     ("text", "zeros"): "without leading zeros",
     ("text", "decimals"): "without .0 at the end",
-    ("text", "loose"): "all of these",
+    ("text", "loose"): "without case, marks, accents and leading zeros",
 }
 
 _REMEDIES = {

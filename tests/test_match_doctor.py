@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import csv
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import two_parties
 from tests.broken_line import FAULTS, play_broken
 from tests.canaries import Needles
+from tests.real_parties import PAPER, SHOP, Town, campaign_text, data_sets, town, write_csv, write_tables
 from tests.test_session import both
-from tidegate.party import diagnosis, matchdoctor
+from tidegate.party import campaign, diagnosis, matchdoctor, screen
+from tidegate.party.demo.loopback import register
 from tidegate.party.job import Facts, Job
 from tidegate.party.noise import discrete_gaussian
-from tidegate.protocols.channel import Channel, M, Message, PeerError, TidegateError
+from tidegate.party.report import build
+from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, TidegateError
 from tidegate.protocols.ids import Identifiers
 from tidegate.protocols.primitives import group
 from tidegate.protocols.primitives.group import GENERATOR
@@ -659,3 +664,122 @@ def test_a_fault_on_any_message_gives_a_typed_error_or_the_right_answer(fault: s
             except TidegateError:
                 continue
             assert brand == media == expected
+
+
+# Over real processes.
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town(tmp_path_factory.mktemp("town")) as made:
+        made.up()
+        yield made
+
+
+def test_a_campaign_of_the_doctor_alone_is_a_check_up(
+    there: Town, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = write_tables(tmp_path, seed=7)
+    with tables.shop.open() as file:
+        rows: list[dict[str, object]] = [dict(row) for row in csv.DictReader(file)]
+    for row in rows[::2]:
+        digits = "".join(c for c in str(row["tel"]) if c.isdigit())
+        row["tel"] = f"+1{digits}" if digits else ""
+    write_csv(tables.shop, rows)
+    data = data_sets(tables)
+    register(there.stage, SHOP, replace(data[SHOP], region="DE"))
+    register(there.stage, PAPER, data[PAPER])
+    there.stage.party(PAPER, "data", "offer", "readers", "--to", SHOP)
+    text = campaign_text("check-up", ("doctor",))
+    there.stage.campaign(SHOP, "propose", str(there.file(text)), "--yes")
+    there.stage.party(PAPER, "approve", "check-up", "--yes")
+    there.until_over("check-up")
+
+    facts = {party: there.facts(party, "check-up", "doctor") for party in (SHOP, PAPER)}
+    assert facts[SHOP]["keys"] == facts[PAPER]["keys"]
+    phone, email = facts[SHOP]["keys"]
+    (advice,) = [each for each in phone["advice"] if "--region" in each["text"]]
+    assert advice["side"] == SHOP
+    assert "--region US" in advice["text"]
+    assert "not DE" in advice["text"]
+    assert email["advice"] == []
+
+    made = there.campaign(SHOP, "check-up").contract
+    for party in (SHOP, PAPER):
+        assert {charge.kind: charge.amount for charge in there.stores[party].charges() if charge.kind == "doctor"} == {
+            "doctor": 1
+        }
+        screen.results(there.results(party, "check-up"), made, party)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"-> {SHOP}: register the data set again with --region US" in shown
+        page = build(there.results(party, "check-up"), made, party, tmp_path / party).read_text()
+        assert "Match doctor" in page
+        assert "--region US" in page
+        assert "No step of this campaign" not in page
+
+
+# The campaign file.
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[two_parties.Town]:
+    made = two_parties.make_town(tmp_path_factory.mktemp("two"))
+    yield made
+    made.close()
+
+
+ALONE = """\
+[campaign]
+name = "check-up"
+[parties]
+brand = "acme"
+media = "feed"
+[data]
+brand = "customers"
+media = "people"
+[match]
+keys = ["email"]
+[steps.doctor]
+"""
+
+
+def checked(two: two_parties.Town, text: str) -> campaign.Checked:
+    return campaign.check(two.campaign_file(text), two.acme.home, two.acme.store, 1_800_000_000)
+
+
+def test_a_doctor_alone_needs_neither_label_nor_features(two: two_parties.Town) -> None:
+    found = checked(two, ALONE)
+    assert found.mistakes == []
+    assert found.contract is not None
+    assert found.contract.steps == (Step("doctor", "doctor.oprf@1", {"sample": 20_000}),)
+    assert found.contract.features == {"acme": (), "feed": ()}
+    assert any("how many people of a sample match" in line for line in found.contract.learns["feed"])
+
+
+def test_a_doctor_may_come_before_the_match(two: two_parties.Town) -> None:
+    found = checked(two, ALONE + "sample = 5000\n[steps.match]\n")
+    assert found.contract is not None
+    assert [step.step for step in found.contract.steps] == ["doctor", "match"]
+    assert found.contract.steps[0].settings == {"sample": 5000}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("sample = 999", "steps.doctor.sample", "from 1000 to 200000"),
+        ("sample = 200001", "steps.doctor.sample", "from 1000 to 200000"),
+        ('sample = "all"', "steps.doctor.sample", "a whole number"),
+        ("rows = 5000", "steps.doctor.rows", "one of sample"),
+        ("sample = 1000\n[guards]\ncount_noise = 100", "steps.doctor.sample", "12 times guards.count_noise"),
+    ],
+)
+def test_a_wrong_sample_is_explained(two: two_parties.Town, text: str, key: str, words: str) -> None:
+    (mistake,) = checked(two, ALONE + text + "\n").mistakes
+    assert mistake.key == key
+    assert words in str(mistake)
+
+
+def test_a_contract_that_drowns_the_sample_in_noise_does_not_run(clinic: Clinic) -> None:
+    sides = {"text": people(0, 200, member)}
+    with pytest.raises(ConfigError, match="12 times the noise"):
+        clinic.run(sides, sides, sample=1000, guards=replace(GUARDS, count_noise=100))

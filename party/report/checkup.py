@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .markup import NBSP, Column, Html, Row, card, element, joined, name, opening, small, table, title, two
-from .wording import at, count, share
+from .wording import UNKNOWN, at, count, share
 
 Report = Mapping[str, Any]
 
@@ -20,14 +20,12 @@ def checkup(report: Report) -> Html:
         return Html("")
     changes = sum(len(key["advice"]) for key in facts["keys"])
     headline = f"{changes} thing{'s' * (changes != 1)} to look at before the match" if changes else "Nothing to change"
-    drawn = (
-        "all people" if facts["rate"] == 1 else f"a sample of {share(facts['rate'])} of the people, the same at both"
-    )
+    drawn = "all people" if facts["rate"] == 1 else f"{share(facts['rate'])} of the people, the same at both sides"
     return joined(
         opening("Match doctor", headline),
         element(
             "p",
-            f"Counted on {drawn} sides. Each count carries noise of about ±{count(facts['noise'])}, and "
+            f"Counted on {drawn}. Each count carries noise of about ±{count(facts['noise'])}, and "
             f"counts under {count(facts['floor'])} are not shown. Nobody learned who matches.",
         ),
         *(part for key in facts["keys"] for part in _key(key, facts)),
@@ -36,15 +34,13 @@ def checkup(report: Report) -> Html:
 
 def _key(key: Report, facts: Report) -> tuple[Html, ...]:
     under = f"under {count(facts['floor'] / facts['rate'])}"
-
-    def people(found: Report) -> str:
-        if found["matches"] is None:
-            return under
-        return f"{count(found['low'])} to {count(found['high'])}"
-
     rows = [
         Row(
-            (f"{pair['brand']} · {pair['media']}", count(pair["matches"]) if pair["matches"] else under, people(pair)),
+            (
+                f"{pair['brand']} · {pair['media']}",
+                count(pair["matches"]) if pair["matches"] else under,
+                f"{count(pair['low'])} to {count(pair['high'])}" if pair["matches"] else UNKNOWN,
+            ),
             "main" if pair["is_best"] else "faint" if pair["matches"] is None else None,
         )
         for pair in key["pairs"]
@@ -81,7 +77,7 @@ def _columns(key: Report, facts: Report) -> Html:
         Row(("missing", *(f"{column['missing']}{NBSP}%" for column in of))),
     ]
     for form, words in _FORMS.items():
-        if any(0 < column[form] < 100 for column in of):
+        if any(column[form] and form != column["form"] for column in of):
             rows.append(Row((words, *(f"{column[form]}{NBSP}%" for column in of))))
     if key["kind"] == "phone":
         rows.append(Row(("region", *(column["region"] or "none" for column in of))))

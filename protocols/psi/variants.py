@@ -198,21 +198,16 @@ def groups(
             changed[variant.name] += round(int(unlike.sum()) * (1 if form == "clear" else sample.rate))
     made = {}
     for variant in variants:
-        space = LOOSE if _is_apart(kind, form, variant.name) else form
+        space = LOOSE if variant.name == LOOSE else form
         made[variant.name] = Group(_identifiers(f"{kind}\0{space}\0", parts[variant.name]), changed[variant.name])
     return made
 
 
 def is_comparable(kind: str, form: str, one: str, other: str) -> bool:
     """Whether equal identifiers in these two variants would mean the same person, and differ in a plausible way."""
-    if _is_apart(kind, form, one) or _is_apart(kind, form, other):
+    if LOOSE in (one, other):
         return one == other
     return one == other or CONTRACT in (one, other) or (kind == "phone" and form == "clear")
-
-
-def _is_apart(kind: str, form: str, name: str) -> bool:
-    """Whether a variant writes what none of the others does: the last digits of a number."""
-    return (kind, form, name) == ("phone", "clear", LOOSE)
 
 
 def _spelled(kind: str, texts: Texts, variant: Variant, form: str, given: str, region: str | None, profile: str) -> Any:
@@ -451,8 +446,8 @@ _VARIANTS: dict[tuple[str, bool], tuple[Variant, ...]] = {
     ),
     ("phone", False): (
         _OWN,
-        Variant("region", region=True),
         Variant("plus", retry=_plus),
+        Variant("region", region=True),
         Variant("spreadsheet", _unspoilt, retry=_plus),
         Variant(LOOSE, lambda texts: _last_digits(texts, _LOOSE_DIGITS), rules=False),
     ),
