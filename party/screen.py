@@ -377,6 +377,7 @@ def _sum(facts: dict[str, Any]) -> Iterable[str]:
         yield f"their {facts['column']} adds up to {facts['sum']:,} (noise of {facts['noise_sd']:,})"
     if "clipped" in facts:
         yield f"{facts['clipped']:,} rows of {facts['column']} were cut to 0 to {facts['cap']:,}"
+    yield f"engine {facts['engine']}, mode {facts['mode']}, group arithmetic by {facts['group']}"
 
 
 def _together(facts: dict[str, Any]) -> Iterable[str]:
