@@ -205,6 +205,18 @@ def test_an_outlier_counts_as_the_cap_and_less_than_nothing_as_nothing() -> None
     assert (planted.tolist(), clipped) == ([1000, 50_000, 0, 50_000], 3)
 
 
+@pytest.mark.parametrize("of", WHOSE)
+def test_a_planted_outlier_moves_the_sum_by_no_more_than_the_cap(of: str) -> None:
+    spent = np.random.default_rng(1).uniform(0, 500, 40)
+    sums = []
+    for planted in (0.0, 1e6):
+        spent[7] = planted
+        values, _ = units(spent, Total(of, "spend", 50_000, 2))
+        found = simulate(*_roles(of, _ids(range(40)), _ids(range(40)), values, replace(TERMS, cap=50_000)))
+        sums += [total for total in (found[0].total, found[1].total) if total is not None]
+    assert sums[1] - sums[0] == 50_000
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_values_are_read_in_blocks_and_only_numbers(tmp_path: Path, suffix: str) -> None:
     spend = [None if i % 7 == 0 else i / 4 for i in range(READ_ROWS + 10)]
