@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.canaries import Needles
 from tests.test_session import FAULTS, both
 from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, PolicyError, TidegateError
 from tidegate.protocols.ids import Identifiers, normalise
@@ -364,6 +365,19 @@ def test_a_set_that_cannot_reach_the_floor_is_not_asked_for_at_all() -> None:
     assert there.charged == []
 
 
+def test_no_message_holds_an_identifier_or_its_hash() -> None:
+    there, needles = Table(), Needles()
+    people = [normalise("text", [f"{kind} person {i}" for i in range(40)])[0] for kind in ("some", "some")]
+    *_, a, b = there.run({"text": people[0]}, {"text": made(people[1], there.key)})
+    for identifier in people[0]:
+        needles.add_text(identifier.decode())
+        needles.add_text(identifier.partition(b"\0")[2].decode())
+    assert needles.within(b"some person 3 as one would find it")
+    assert not needles.within(b"".join(data for _, data in a.sent + b.sent))
+    kept = there.held["text"]
+    assert not needles.within(kept.names.tobytes() + kept.evaluated.tobytes() + kept.tokens.tobytes())
+
+
 def test_no_run_repeats_a_blinded_element() -> None:
     seen: set[bytes] = set()
     for drawn in (b"1" * 32, b"2" * 32):
@@ -415,11 +429,14 @@ def changed(message: Any, **fields: Any) -> list[Message]:
     return [type(message)(**{**vars(message), **fields})]
 
 
+def with_first(element: bytes) -> Callable[[Any], list[Message]]:
+    return lambda m: changed(m, elements=element + m.elements[32:])
+
+
 BAD = {"identity": bytes(32), "not an element": b"\xff" * 32, "alias": GENERATOR[:-1] + bytes([GENERATOR[-1] | 0x80])}
 
 RECEIVER_LIES: dict[str, tuple[type[Message], Callable[[Any], list[Message]], str]] = {
-    **{name: (epoch.Blinded, lambda m, bad=bad: changed(m, elements=bad + m.elements[32:]), "group element 0")
-       for name, bad in BAD.items()},
+    **{name: (epoch.Blinded, with_first(bad), "group element 0") for name, bad in BAD.items()},
     "repeated element": (epoch.Blinded, lambda m: changed(m, elements=m.elements[32:64] + m.elements[32:]), "twice"),
     "one element less": (epoch.Blinded, lambda m: changed(m, elements=m.elements[32:]), "were expected"),
     "one element more": (epoch.Blinded, lambda m: changed(m, elements=m.elements + GENERATOR), "were expected"),
@@ -439,8 +456,7 @@ RECEIVER_LIES: dict[str, tuple[type[Message], Callable[[Any], list[Message]], st
 }  # fmt: skip
 
 SENDER_LIES: dict[str, tuple[type[Message], Callable[[Any], list[Message]], str]] = {
-    **{name: (epoch.Evaluated, lambda m, bad=bad: changed(m, elements=bad + m.elements[32:]), "group element 0")
-       for name, bad in BAD.items()},
+    **{name: (epoch.Evaluated, with_first(bad), "group element 0") for name, bad in BAD.items()},
     "one element less": (epoch.Evaluated, lambda m: changed(m, elements=m.elements[32:]), "were expected"),
     "more tokens than rows": (epoch.Epoch, lambda m: changed(m, tokens=101), "101 tokens"),
     "short tokens": (epoch.Epoch, lambda m: changed(m, width=11), "tokens of 12 to 32"),

@@ -35,10 +35,11 @@ from tidegate.protocols.psi.token_lists import (
 )
 from tidegate.wire.contract import Key
 
+from ..config import write_file
 from ..data import table
 from ..dataset import is_unchanged
 from ..store import Dataset
-from .folders import File, locked, make, mapped, read_json, sync_folder, unwritable, write_json
+from .folders import File, locked, make, mapped, read_json, sync, unwritable, write_json
 from .own import REMEMBERED, ROW_BYTES, Secrets, list_file, open_set
 
 BLOCK_ROWS = 2**16
@@ -161,7 +162,7 @@ def _workplace(folder: Path, dataset: Dataset, keys: tuple[Key, ...], block_rows
     if not marker.exists() or marker.read_text() != wanted:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(mode=0o700)
-        marker.write_text(wanted)
+        write_file(marker, wanted.encode())
     return work
 
 
@@ -223,9 +224,9 @@ def _make_block(
         path = _block_file(work, kind, number, what)
         file = File(path.with_suffix(".part"))
         file.append(records[rising_order(records)])
-        file.close()
+        file.sync()
         file.path.replace(path)
-    sync_folder(work)
+    sync(work)
     return len(ids) - int(known.sum()), int(known.sum())
 
 
@@ -266,10 +267,10 @@ def _merged(folder: Path, work: Path, dataset: Dataset, keys: tuple[Key, ...], s
             lists["heads"].append(heads(records).astype("<u8"))
             lists["names"].append(records[:, _HEAD_BYTES:])
         for file in lists.values():
-            file.close()
+            file.sync()
         versions = [*last["versions"], [last["version"], number]][-REMEMBERED:] if last else []
         sets[kind] = {"tokens": count, "version": hashed.value().hex(), "versions": versions}
-    sync_folder(folder)
+    sync(folder)
     return {**says, "commitment": dataset.commitment, "build": says["build"] + 1, "sets": sets}
 
 

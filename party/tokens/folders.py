@@ -91,24 +91,26 @@ def mapped(path: Path, width: int) -> Bytes:
 
 
 class File:
-    """A file that is written piece by piece, for its owner alone; on disk once `close` has returned."""
+    """A file that is written piece by piece, for its owner alone; on disk once `sync` has returned.
+
+    It is open only while a piece is written, so that who is interrupted leaves nothing open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.unlink(missing_ok=True)
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def append(self, items: np.ndarray[Any, Any]) -> None:
         try:
-            self._file.write(np.ascontiguousarray(items).data)
+            with self.path.open("ab") as file:
+                file.write(np.ascontiguousarray(items).data)
         except OSError as error:
             raise unwritable(self.path, error) from None
 
-    def close(self) -> None:
+    def sync(self) -> None:
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            sync(self.path)
         except OSError as error:
             raise unwritable(self.path, error) from None
 
@@ -117,9 +119,9 @@ def unwritable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"{path} cannot be written: {error.strerror}", "free some space or check who owns the folder")
 
 
-def sync_folder(folder: Path) -> None:
-    """The names in the folder, on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -166,7 +168,7 @@ def destroy(folder: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             key.unlink()
-            sync_folder(folder)
+            sync(folder)
         shutil.rmtree(folder)
     for above in list(folder.parents)[:2]:
         with suppress(OSError):

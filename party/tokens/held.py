@@ -13,7 +13,7 @@ from tidegate.protocols.psi.epoch import NAME_BYTES, SECRET_BYTES, Held
 from tidegate.protocols.psi.token_lists import Bytes
 
 from ..config import write_file
-from .folders import File, make, mapped, read_json, sync_folder, write_json
+from .folders import File, make, mapped, read_json, sync, write_json
 
 
 class FileSink:
@@ -26,7 +26,7 @@ class FileSink:
         self._file.append(tokens)
 
     def whole(self) -> Bytes:
-        self._file.close()
+        self._file.sync()
         return mapped(self._file.path, self._width)
 
 
@@ -60,7 +60,7 @@ def save(folder: Path, held: dict[str, Held]) -> None:
             state |= {f"{what}_file": _written(folder, what, items) for what, items in files.items()}
             state["tokens_file"] = _written(folder, "tokens", one.tokens)
             says["sets"][kind] = state
-    sync_folder(folder)
+    sync(folder)
     write_json(folder, says)
     _forget(folder, says)
 
@@ -86,7 +86,7 @@ def _written(folder: Path, what: str, items: Any) -> str:
         return Path(items.filename).name
     file = File(folder / _fresh_name(what))
     file.append(items)
-    file.close()
+    file.sync()
     return file.path.name
 
 
