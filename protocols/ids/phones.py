@@ -32,6 +32,7 @@ from .column import (
     from_buffers,
     joined,
     lengths,
+    mask,
     matches,
     nulled,
     replaced,
@@ -128,6 +129,8 @@ def _block(texts: Texts, region: str | None, bare: bool, few: int) -> tuple[Text
 
 
 def _put(whole: Texts, rows: IntArray, part: Texts) -> Texts:
+    if len(rows) == len(whole) and (np.diff(rows) > 0).all():
+        return part
     there = np.zeros(len(whole), np.bool_)
     there[rows] = True
     # The part's rows may stand in any order; replace_with_mask fills from the top.
@@ -175,11 +178,11 @@ def _read(digits: Texts, plus: BoolArray, local: BoolArray, region: str | None) 
     metadata = _metadata(phonenumbers.country_code_for_region(region), region)
     rows = np.flatnonzero(local)
     dialled = digits.take(pa.array(rows))
-    prefix = f"^(?:{metadata.international_prefix})"
+    prefix = metadata.international_prefix
     # Country codes begin with no zero, so a prefix before one is none; nothing may come behind it, and is invalid then.
-    abroad = matches(dialled, prefix)
+    abroad = _begins(dialled, prefix)
     if abroad.any():
-        rest = replaced(dialled, prefix, "")
+        rest = _beyond(dialled, prefix)
         abroad &= ~matches(rest, "^0")
         out = np.flatnonzero(abroad & (lengths(rest) > 2))
         if len(out):
@@ -211,7 +214,7 @@ def _international(digits: Texts, rows: IntArray, codes: IntArray, at: IntArray 
 def _with_own_code(digits: Texts, metadata: Any) -> tuple[BoolArray, Texts]:
     """Which numbers (n,) begin with the region's own country code without a plus, and those numbers without it."""
     own = str(metadata.country_code)
-    coded = matches(digits, f"^{own}")
+    coded = _begins(digits, own)
     if not coded.any():
         return coded, digits.filter(pa.array(coded))
     rows = np.flatnonzero(coded)
@@ -240,12 +243,12 @@ def _stripped(national: Texts, metadata: Any) -> Texts:
     pattern, rule = metadata.national_prefix_for_parsing, metadata.national_prefix_transform_rule
     if not pattern:
         return national
-    there = matches(national, f"^(?:{pattern})")
+    there = _begins(national, pattern)
     if not there.any():
         return national
     rows = np.flatnonzero(there)
-    numbers = national.take(pa.array(rows))
-    changed = replaced(numbers, f"^(?:{pattern})", "")
+    numbers = national if there.all() else national.take(pa.array(rows))
+    changed = _beyond(numbers, pattern)
     if rule:
         # The rule is for numbers that the pattern's last group takes part in; it is never empty then.
         last = replaced(numbers, f"^(?:{pattern}).*$", rf"\{re.compile(pattern).groups}")
@@ -321,6 +324,18 @@ def _is_of(kind: tuple[tuple[int, ...], str], national: Texts, long: IntArray) -
     if fits.any():
         fits[fits] = _fits(national.filter(pa.array(fits)), pattern)
     return fits
+
+
+def _begins(digits: Texts, pattern: str) -> BoolArray:
+    """(n,): whether they begin with what the pattern describes; most describe nothing but digits."""
+    return mask(pc.starts_with(digits, pattern)) if pattern.isdigit() else matches(digits, f"^(?:{pattern})")
+
+
+def _beyond(digits: Texts, pattern: str) -> Texts:
+    """The digits without what the pattern describes at their beginning."""
+    if not pattern.isdigit():
+        return replaced(digits, f"^(?:{pattern})", "")
+    return pc.if_else(pc.starts_with(digits, pattern), sliced(digits, len(pattern)), digits)
 
 
 def _fits(national: Texts, pattern: str) -> BoolArray:

@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 
 from .column import TEXT, BoolArray, Texts, mask
 
+_AT_ONCE = 2**16
+"""Texts that are looked at together: what is needed on the way is several times as large as they are."""
+
 
 @dataclass(frozen=True)
 class Speller:
@@ -24,6 +27,10 @@ class Speller:
 
     def spell(self, texts: Texts) -> Texts:
         """The spelling of each text (n,), null where it is invalid. No text is null or empty."""
+        pieces = [self._spell(texts.slice(begin, _AT_ONCE)) for begin in range(0, len(texts), _AT_ONCE)]
+        return pieces[0] if len(pieces) == 1 else pa.concat_arrays([pa.nulls(0, TEXT), *pieces])
+
+    def _spell(self, texts: Texts) -> Texts:
         ascii_ = mask(pc.string_is_ascii(texts))
         every = bool(ascii_.all())
         spelled, undecided = self.block(texts if every else texts.filter(pa.array(ascii_)))
