@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tidegate.protocols.catalog import ENGINES, match_protocol
 from tidegate.protocols.channel import ConfigError
 
 bench_app = typer.Typer(
@@ -16,6 +17,8 @@ bench_app = typer.Typer(
 )
 Rows = Annotated[int, typer.Option(min=1_000, max=100_000_000, help="People (see each command).")]
 Features = Annotated[int, typer.Option(min=1, max=400, help="Columns of this party.")]
+# Those that need nothing but the tables.
+BENCH_MODES = ("both", "brand", "size")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -25,10 +28,26 @@ def match(
     peer_rows: Annotated[int | None, typer.Option(min=1_000, help="Rows of the media; default as many.")] = None,
     overlap: Annotated[int, typer.Option(min=1, max=100, help="Percent of the smaller side that both have.")] = 50,
     keys: Annotated[str, typer.Option(help="Kinds of identifiers, in order: email, phone or both.")] = "email",
+    mode: Annotated[str, typer.Option(help="Who is told what: both, brand or size.")] = "both",
+    engine: Annotated[str, typer.Option(help="What compares.")] = "oprf",
     as_json: AsJson = False,
 ) -> None:
     """Private set intersection of two tables with messy identifiers."""
-    _measure("match", rows, as_json, peer_rows=peer_rows or rows, overlap_percent=overlap, keys=keys)
+    if match_protocol(engine, mode) is None or mode not in BENCH_MODES:
+        text = f"--mode {mode!r} --engine {engine!r}: expected a mode of {', '.join(BENCH_MODES)} that the engine has"
+        raise ConfigError(text, f"the engines are {', '.join(ENGINES)}")
+    _measure(
+        "match",
+        rows,
+        as_json,
+        peer_rows=peer_rows or rows,
+        overlap_percent=overlap,
+        brand_features=1,
+        media_features=1,
+        keys=keys,
+        mode=mode,
+        engine=engine,
+    )
 
 
 @bench_app.command("insight")
@@ -108,6 +127,8 @@ def _measure(
     media_features: int = 5,
     steps: int = 1,
     keys: str = "email",
+    mode: str = "both",
+    engine: str = "oprf",
 ) -> None:
     # The measurement pulls in what only it needs.
     from .run import Load, bench
@@ -115,7 +136,7 @@ def _measure(
     kinds = tuple(kind.strip() for kind in keys.split(","))
     if not kinds or not set(kinds) <= {"email", "phone"} or len(set(kinds)) != len(kinds):
         raise ConfigError(f"--keys is {keys!r}, expected email, phone or both", "for example --keys phone,email")
-    load = Load(step, rows, peer_rows, overlap_percent, brand_features, media_features, steps, kinds)
+    load = Load(step, rows, peer_rows, overlap_percent, brand_features, media_features, steps, kinds, mode, engine)
     if as_json:
         typer.echo(json.dumps(bench(load)))
         return

@@ -39,6 +39,8 @@ class Load:
     media_features: int
     steps: int
     keys: tuple[str, ...]
+    mode: str = "both"
+    engine: str = "oprf"
 
 
 def bench(load: Load) -> dict[str, Any]:
@@ -61,11 +63,13 @@ def _bench(load: Load, folder: Path) -> dict[str, Any]:
         stage.party("media", "approve", "bench", "--yes")
         for party in stage.names:
             stage.start_node(party)
+        began = {name: _cpu_s(process.pid) for name, process in stage.processes.items()}
         peak = _PeakMemory(stage)
         _wait(stage)
-        peak_mb = peak.stop()
-    figures = {**_figures(load, stage), "peak_rss_mb": peak_mb}
-    return {"step": load.step, **figures, "rows": load.rows, **_given(load), **machine()}
+        peaks = peak.stop()
+        cpu_s = {name: round(_cpu_s(process.pid) - began[name], 2) for name, process in stage.processes.items()}
+    figures = {**_figures(load, stage), "peak_rss_mb": max(peaks.values()), "peak_rss_mb_by_party": peaks}
+    return {"step": load.step, **figures, "cpu_s": cpu_s, "rows": load.rows, **_given(load), **machine()}
 
 
 def write_data(load: Load, folder: Path) -> None:
@@ -92,7 +96,8 @@ def _sizes(load: Load) -> tuple[int, int, int]:
 
 def _given(load: Load) -> dict[str, Any]:
     if load.step == "match":
-        return {"peer_rows": load.peer_rows, "overlap_percent": load.overlap_percent, "keys": list(load.keys)}
+        matched = {"mode": load.mode, "engine": load.engine, "keys": list(load.keys)}
+        return {"peer_rows": load.peer_rows, "overlap_percent": load.overlap_percent, **matched}
     steps = {"steps": load.steps} if load.step == "train" else {}
     return {"brand_features": load.brand_features, "media_features": load.media_features, **steps}
 
@@ -107,12 +112,17 @@ def campaign_text(load: Load) -> str:
         "expand": "sizes = [5, 10]\n",
     }
     keys = ", ".join(f'"{kind}"' for kind in load.keys)
+    # A match uses no columns but the keys.
+    columns = (
+        '[label]\ncolumn = "good"\npositive = "1"\n\n[features]\nbrand = "all"\nmedia = "all"\n\n'
+        "[holdout]\nshare = 10\n\n"
+    )
     return (
         '[campaign]\nname = "bench"\nexpires_days = 1\n\n[parties]\nbrand = "brand"\nmedia = "media"\n\n'
         '[data]\nbrand = "customers"\nmedia = "people"\n\n'
-        f"[match]\nkeys = [{keys}]\n\n"
-        '[label]\ncolumn = "good"\npositive = "1"\n\n[features]\nbrand = "all"\nmedia = "all"\n\n'
-        "[holdout]\nshare = 10\n\n" + "\n".join(f"[steps.{step}]\n{settings.get(step, '')}" for step in wanted)
+        f'[match]\nkeys = [{keys}]\nmode = "{load.mode}"\nengine = "{load.engine}"\n\n'
+        + (columns if load.step != "match" else "")
+        + "\n".join(f"[steps.{step}]\n{settings.get(step, '')}" for step in wanted)
     )
 
 
@@ -144,14 +154,18 @@ def _figures(load: Load, stage: Loopback) -> dict[str, Any]:
         starts.append(events[0].at_s)
         ends.append(events[-1].at_s)
         sent.append(run.sent)
-    return {"seconds": round(max(ends) - min(starts), 3), "bytes": sum(sent)}
+    figures: dict[str, Any] = {"seconds": round(max(ends) - min(starts), 3), "bytes": sum(sent)}
+    if load.step == "match":
+        figures["bytes_per_row"] = round(sum(sent) / max(load.rows, load.peer_rows), 1)
+    return figures
 
 
 class _PeakMemory:
-    """Samples the resident memory of each node and the workers below it; keeps the largest sum of one node."""
+    """Samples the resident memory of each node and the workers below it; keeps the largest sum at each party."""
 
     def __init__(self, stage: Loopback) -> None:
-        self._stage, self._peak_kb, self._over = stage, 0, threading.Event()
+        self._stage, self._over = stage, threading.Event()
+        self._peak_kb = dict.fromkeys(stage.names, 0)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -160,12 +174,13 @@ class _PeakMemory:
             for party in self._stage.names:
                 process = self._stage.processes.get(party)
                 if process is not None:
-                    self._peak_kb = max(self._peak_kb, _resident_kb(process.pid))
+                    self._peak_kb[party] = max(self._peak_kb[party], _resident_kb(process.pid))
 
-    def stop(self) -> float:
+    def stop(self) -> dict[str, float]:
+        """MiB by party."""
         self._over.set()
         self._thread.join()
-        return round(self._peak_kb / 1024, 1)
+        return {party: round(peak_kb / 1024, 1) for party, peak_kb in self._peak_kb.items()}
 
 
 def _resident_kb(pid: int) -> int:
@@ -177,6 +192,16 @@ def _resident_kb(pid: int) -> int:
         return 0
     own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
     return own + sum(_resident_kb(int(child)) for child in children)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process and of its descendants that have ended; 0 once it is gone."""
+    try:
+        # After the name, which may hold anything: state, then numbers; 11 to 14 are the times.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:
