@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -33,8 +34,10 @@ from tests.coordinator_fixture import (
 )
 from tidegate import __version__
 from tidegate.coordinator import relay as forwarding
+from tidegate.coordinator.campaigns import Campaign, Commit, Step
 from tidegate.coordinator.cli import app
 from tidegate.coordinator.config import Home
+from tidegate.coordinator.store import Store
 from tidegate.protocols.channel import MIB, ConfigError
 from tidegate.wire import receipt
 from tidegate.wire import relay_pb2 as pb
@@ -399,6 +402,68 @@ def test_a_campaign_goes_on_after_the_coordinator_was_restarted(tmp_path: Path) 
         assert (again.step, again.attempt, again.run != run) == (0, 2, True)
 
     play(tmp_path, scenario)
+
+
+def test_a_media_has_no_part_in_the_run_of_another_also_after_a_restart(tmp_path: Path) -> None:
+    async def scenario(coordinator: Running) -> None:
+        brand, alpha, beta = [await coordinator.join(name) for name in ("brand", "alpha", "beta")]
+        members = [pb.Members(parties=["brand", "alpha"]), pb.Members(parties=["brand", "beta"])]
+        made = docket(brand, ("brand", "alpha", "beta"), steps=("match-alpha", "match-beta"), members=members)
+        await brand.relay.File(made)
+        for media in (alpha, beta):
+            await media.relay.Sign(pb.Signature(contract=CONTRACT, signature=media.signature(CONTRACT)))
+        nodes = {caller.name: Node(caller) for caller in (brand, alpha, beta)}
+        for name in ("beta", "alpha", "brand"):
+            await nodes[name].attend()
+        start = await nodes["brand"].hear("start")
+        assert (start.step, await nodes["alpha"].hear("start")) == (0, start)
+        async with refused(Status.NOT_FOUND, "no run of this number"):
+            await (await opened(beta, start.run)).read()
+        # Neither its word nor its receipt counts in a run of which it is no party.
+        for error in ("policy", ""):
+            await nodes["beta"].ended(start.run, error=error)
+        for name in ("brand", "alpha"):
+            await nodes[name].ended(start.run)
+        commit = await nodes["brand"].hear("commit")
+        assert len(commit.receipts) == 2
+        second = await nodes["beta"].hear("start")
+        assert second.step == 1
+        await coordinator.restart()
+        (state,) = (await brand.relay.Look(pb.LookRequest())).campaigns
+        assert (state.state, state.step, state.attempt, list(state.missing)) == ("waiting", 1, 1, ["brand", "beta"])
+        nodes = {name: Node(node.caller) for name, node in nodes.items()}
+        for name in ("brand", "beta"):
+            await nodes[name].attend()
+        again = await nodes["beta"].hear("start")
+        assert (again.step, again.attempt) == (1, 2)
+        for name in ("brand", "beta"):
+            await nodes[name].ended(again.run, 1)
+        await nodes["beta"].hear("commit")
+        (state,) = (await alpha.relay.Look(pb.LookRequest())).campaigns
+        assert state.state == "done"
+
+    play(tmp_path, scenario)
+
+
+def test_a_file_of_an_earlier_version_is_read_as_if_all_took_part_in_every_step(tmp_path: Path) -> None:
+    path, receipts = tmp_path / "store.db", {"brand": b"r1", "media": b"r2"}
+    steps = (Step("match", ("brand", "media"), 2, Commit(bytes(16), receipts)), Step("train", ("brand", "media"), 3))
+    made = Campaign(
+        CONTRACT, ("brand", "media"), steps, 2_000_000_000, 1.0, 2.0, "waiting", 1, "the line broke", "media"
+    )
+    store = Store(path)
+    store.save([made])
+    (kept,) = store.campaigns()
+    store.close()
+    assert (kept.steps[0], kept.current.attempt, kept.current.reason) == (steps[0], 3, "the line broke")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE steps")
+        db.commit()
+    store = Store(path)
+    (older,) = store.campaigns()
+    store.close()
+    assert [(step.name, step.parties) for step in older.steps] == [(step.name, step.parties) for step in steps]
+    assert (older.steps[0].commit, older.current.attempt) == (steps[0].commit, 3)
 
 
 def test_a_node_of_another_version_a_second_one_and_a_silent_one_are_refused(
