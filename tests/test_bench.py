@@ -56,3 +56,15 @@ def test_generated_tastes_make_joining_worth_it(tmp_path: Path) -> None:
         model = LogisticRegression().fit(x[:4000], y[:4000])
         auc.append(roc_auc_score(y[4000:], model.decision_function(x[4000:])))
     assert auc[1] > auc[0] + 0.03
+
+
+def test_building_tokens_gives_the_promised_figures() -> None:
+    command = [sys.executable, "-m", "tidegate", "bench", "tokens", "--rows", "20000", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["rows"], figures["changed_rows"]) == (20000, 200)
+    assert figures["core_seconds"] > 0
+    assert figures["refresh_core_seconds"] > 0
+    # A token, its row, a pseudonym and the token again.
+    assert 44 <= figures["disk_bytes_per_row"] < 46

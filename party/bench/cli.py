@@ -1,9 +1,9 @@
-"""`tidegate bench match|insight|train|score|expand|rivals`."""
+"""`tidegate bench match|tokens|insight|train|score|expand|rivals`."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -48,6 +48,20 @@ def match(
         mode=mode,
         engine=engine,
     )
+
+
+@bench_app.command("tokens")
+def tokens(rows: Rows = 100_000, as_json: AsJson = False) -> None:
+    """Tokens made ahead for an epoch, at the media, and brought up to date after one person in a hundred changed."""
+    from .tokens import bench
+
+    if as_json:
+        typer.echo(json.dumps(bench(rows)))
+        return
+    console = Console()
+    with console.status(f"Building tokens of {rows:,} people ..."):
+        figures = bench(rows)
+    console.print(_table("tokens", figures))
 
 
 @bench_app.command("insight")
@@ -143,10 +157,14 @@ def _measure(
     console = Console()
     with console.status(f"Measuring {step} on {rows:,} rows: three processes on this machine ..."):
         figures = bench(load)
+    console.print(_table(step, figures))
+
+
+def _table(step: str, figures: dict[str, Any]) -> Table:
     table = Table("figure", "value", title=f"tidegate bench {step}")
     for name, value in figures.items():
         table.add_row(name, _text(value))
-    console.print(table)
+    return table
 
 
 def _text(value: object) -> str:

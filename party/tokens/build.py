@@ -247,7 +247,9 @@ def _merged(folder: Path, work: Path, dataset: Dataset, keys: tuple[Key, ...], s
             tokens = records[:, :width]
             first = _first_of_equal(tokens)
             repeated += len(records) - int(first.sum())
-            tokens, rows = tokens[first], records[first, width:]
+            if not first.all():
+                records = records[first]
+            tokens, rows = records[:, :width], records[:, width:]
             hashed.update(tokens)
             count += len(tokens)
             lists["tokens"].append(tokens)
@@ -263,7 +265,8 @@ def _merged(folder: Path, work: Path, dataset: Dataset, keys: tuple[Key, ...], s
                 "keep one row per person, or register the data set with --duplicates keep-first",
             )
         for _, records in _by_value(work, kind, "names", _NAME_BYTES + width):
-            records = records[_first_of_equal(records)]
+            first = _first_of_equal(records)
+            records = records if first.all() else records[first]
             lists["heads"].append(heads(records).astype("<u8"))
             lists["names"].append(records[:, _HEAD_BYTES:])
         for file in lists.values():
@@ -303,8 +306,9 @@ def _by_value(work: Path, kind: str, what: str, width: int) -> Iterator[tuple[by
 
 def _first_of_equal(items: Bytes) -> BoolArray:
     """Which of sorted items (n, w) differ from the one before them."""
-    first = np.ones(len(items), np.bool_)
-    first[1:] = np.any(items[1:] != items[:-1], axis=1)
+    first, numbers = np.ones(len(items), np.bool_), heads(items)
+    near = np.flatnonzero(numbers[1:] == numbers[:-1])
+    first[near + 1] = np.any(items[near + 1] != items[near], axis=1)
     return first
 
 

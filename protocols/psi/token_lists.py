@@ -135,9 +135,10 @@ class Digest:
 
 def pseudonyms(data: bytes, offsets: Offsets, secret: bytes) -> Bytes:
     """16 bytes (n, 16) for each input of `hash_multiply`: nobody without the secret can lay them to each other."""
-    prefix = b"tidegate local pseudonym v1\0" + secret
+    # 64 bytes for a secret of 32, one block of SHA-256, which is hashed once for all.
+    prefix = b"tidegate local pseudonym v1".ljust(32, b"\0") + secret
     if group._native is None:
-        start, bounds = hashlib.sha512(prefix), offsets.tolist()
+        start, bounds = hashlib.sha256(prefix), offsets.tolist()
         names = []
         for begin, end in pairwise(bounds):
             state = start.copy()

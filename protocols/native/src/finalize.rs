@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rayon::prelude::*;
-use sha2::{Digest, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 
 const ELEMENT: usize = 32;
 
@@ -27,14 +27,14 @@ fn bounds(data: &[u8], offsets: &[u8]) -> PyResult<Vec<usize>> {
     Ok(offsets)
 }
 
-fn each<'py>(
+fn each<'py, const N: usize>(
     py: Python<'py>,
     count: usize,
     length: usize,
-    digest: impl Fn(usize) -> [u8; 64] + Sync,
+    digest: impl Fn(usize) -> [u8; N] + Sync,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    if !(1..=64).contains(&length) {
-        return Err(PyValueError::new_err("digests have 1 to 64 bytes"));
+    if !(1..=N).contains(&length) {
+        return Err(PyValueError::new_err(format!("digests have 1 to {N} bytes")));
     }
     PyBytes::new_with(py, count * length, |out| {
         py.detach(|| {
@@ -80,7 +80,7 @@ pub fn finalize<'py>(
     })
 }
 
-/// The first `length` bytes of SHA-512(prefix || input) for each input.
+/// The first `length` bytes of SHA-256(prefix || input) for each input.
 #[pyfunction]
 pub fn prefixed_digests<'py>(
     py: Python<'py>,
@@ -90,7 +90,7 @@ pub fn prefixed_digests<'py>(
     length: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let bounds = bounds(data, offsets)?;
-    let start = Sha512::new().chain_update(prefix);
+    let start = Sha256::new().chain_update(prefix);
     each(py, bounds.len() - 1, length, |i| {
         start
             .clone()
