@@ -361,3 +361,75 @@ def test_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pyte
 )
 def test_sizes_are_shown_in_the_largest_fitting_unit(amount: float | None, shown: str) -> None:
     assert wording.size(amount) == shown
+
+
+# Several media
+
+
+def several(modes: tuple[str, ...] = ("match.oprf@1", "match.oprf@1")) -> Contract:
+    one = contract()
+    media = tuple(
+        dataclasses.replace(one.parties[1], name=name, identity=digit * 64)
+        for name, digit in zip(("alpha", "beta"), "cd", strict=True)
+    )
+    steps = tuple(Step("match", mode, {}, each.name) for mode, each in zip(modes, media, strict=True))
+    label, learns = Label("", ""), {"alpha": ("its own rows",), "beta": ("its own rows",)}
+    return dataclasses.replace(one, parties=(one.parties[0], *media), steps=steps, label=label, learns=learns)
+
+
+def matched(size: int | None, **more: Any) -> dict[str, Any]:
+    facts = {**brand_facts()["match"], "engine": "oprf", "mode": "both", "group": "AVX2", "by_key": {"phone": size}}
+    facts |= {"size": size, "own_by_key": {"phone": 4900}, "peer_by_key": {"phone": 4800}, **more}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+TOGETHER = {"rows": 5000, "known_to": {"alpha": 4000, "beta": 3111}, "any": 4500, "all": 2611, "floor": 100}
+
+
+def test_each_media_has_its_section_and_what_they_know_together_another(tmp_path: Path) -> None:
+    facts = {"match-alpha": matched(4000), "match-beta": matched(3111, together=TOGETHER)}
+    html, report = made(tmp_path, facts, contract=several())
+    page = Page(html)
+    for sentence in (
+        "4,500 of your people are known to alpha or beta.",
+        "4,000 people are known to both you and alpha",
+        "3,111 people are known to both you and beta",
+        "known to all 22,611",
+        "Compared by the engine oprf, mode both, group arithmetic by AVX2.",
+        "Match alpha",
+        "brand with alpha and beta",
+    ):
+        assert sentence in page.text
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
+    assert report["media"]["beta"]["match"]["by_key"] == {"phone": 3111}
+    assert report["together"] == TOGETHER
+    assert report["seconds"] == {"match-alpha": 1.25, "match-beta": 1.25}
+    assert "good customers: " not in page.text
+
+
+def test_a_media_among_several_is_shown_its_own_match(tmp_path: Path) -> None:
+    facts = {"match-alpha": matched(4000), "match-beta": matched(77)}
+    html, report = made(tmp_path, facts, contract=several(), party="alpha")
+    assert "You and brand share 4,000 people." in Page(html).text
+    assert (report["peer"], report["match"]["size"], list(report["seconds"])) == ("brand", 4000, ["match-alpha"])
+    assert not {"media", "together", "match-beta"} & set(report)
+
+
+def test_what_may_not_be_told_of_several_is_left_out_and_said_to_be(tmp_path: Path) -> None:
+    together = {**TOGETHER, "known_to": {"alpha": 4000, "beta": None}, "any": None, "all": None}
+    html, _ = made(tmp_path, {"match-alpha": matched(4000, together=together)}, contract=several())
+    text = Page(html).text
+    assert "known to betafewer than 100–" in text
+    assert "known to at least one" not in text
+    assert "A line is left out" in text
+    assert "matched with those of alpha and beta, each apart" in text
+
+
+def test_who_was_told_no_size_is_told_that_the_floor_was_reached(tmp_path: Path) -> None:
+    facts = {"match-alpha": matched(None, mode="brand", by_key=None, reached=["phone"])}
+    modes = ("match.oprf-brand@1", "match.oprf-brand@1")
+    html, _ = made(tmp_path, facts, contract=several(modes), party="alpha")
+    assert "100 or more people are known to both; brand knows how many" in Page(html).text
+    assert "mode brand" in Page(html).text
