@@ -137,8 +137,8 @@ def diagnose(key: Key, found: Compared, names: Names, scale: Scale) -> Facts:
                 advice[-1]["more"] = more
                 advice[-1]["text"] += f"; about {more:,} more people would match then, {share:.0f} % of the brand's"
     advice += _loose_advice(key, found, names, scale, best, agreed, telling)
-    advice += _column_advice(key.kind, names.brand, found.brand_column)
-    advice += _column_advice(key.kind, names.media, found.media_column)
+    for side, column in ((names.brand, found.brand_column), (names.media, found.media_column)):
+        advice += _column_advice(key.kind, side, column, is_advised=any(each["side"] == side for each in advice))
     shown = [
         {
             "brand": spelled(key.kind, one),
@@ -254,8 +254,8 @@ def _loose_advice(
     return [{"side": side, "text": text}]
 
 
-def _column_advice(kind: str, name: str, column: Column) -> list[Facts]:
-    """What a column's own figures show."""
+def _column_advice(kind: str, name: str, column: Column, *, is_advised: bool) -> list[Facts]:
+    """What a column's own figures show; that values are invalid only where nothing says yet what to do about them."""
     what, advice = _NAMES[kind], []
     if column.rounded:
         text = (
@@ -268,7 +268,7 @@ def _column_advice(kind: str, name: str, column: Column) -> list[Facts]:
     if len(mixed) > 1:
         text = f"its {what} column mixes {' and '.join(mixed)}: put each into a column of its own"
         advice.append({"side": name, "text": text})
-    elif column.form == "clear" and column.clear - column.valid - column.rounded >= _INVALID:
+    elif not is_advised and column.form == "clear" and column.clear - column.valid - column.rounded >= _INVALID:
         text = (
             f"{column.clear - column.valid} % of its {what} values are not valid and match nobody: "
             "`tidegate party data add` shows their shapes"

@@ -12,7 +12,6 @@ key comes from the contract.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from ..ids import Identifiers, digests, normalise
 from ..ids.column import (
     TEXT,
     BoolArray,
+    IntArray,
     Texts,
     buffers,
     ends,
@@ -41,6 +41,7 @@ from ..ids.column import (
     sliced,
     trimmed,
 )
+from .token_lists import pseudonyms
 
 CONTRACT, LOOSE, WRITTEN = "contract", "loose", "written"
 FORMS = ("clear", "sha256", "md5")
@@ -145,11 +146,13 @@ class Sample:
         there = mask(pc.greater(pc.binary_length(values), 0))
         if self.below == SAMPLED_WHOLE:
             return there
-        found = [
-            bool(value) and int.from_bytes(hmac.digest(self.key, value, "sha256")[:8], "big") < self.below
-            for value in values.cast(pa.large_binary()).to_pylist()
-        ]
-        return there & np.array(found, np.bool_)
+        hashes = pseudonyms(*_bytes_of(values), self.key)[:, :8].copy().view(">u8").ravel()
+        return there & (hashes < np.uint64(self.below))
+
+
+def _bytes_of(values: Any) -> tuple[bytes, IntArray]:
+    data, offsets = buffers(values)
+    return data.tobytes(), offsets
 
 
 @dataclass(frozen=True)
@@ -398,15 +401,13 @@ def _loose_address(texts: Texts) -> Texts:
     return joined(local, "@", pc.struct_field(parts, "d").cast(TEXT))
 
 
+# No country code starts like another one.
+_COUNTRY_CODE = rf"^\+(?:{'|'.join(map(str, phonenumbers.COUNTRY_CODE_TO_REGION_CODE))})"
+
+
 def _in_its_country(texts: Texts, start: str) -> Texts:
     """The number in its country, after `start`: what is left of +31612345678 without its country code."""
-    spelled = []
-    for text in texts.to_pylist():
-        codes = (text[1 : 1 + n] for n in (1, 2, 3) if text)
-        # No country code starts like another one.
-        code = next((code for code in codes if int(code) in phonenumbers.COUNTRY_CODE_TO_REGION_CODE), None)
-        spelled.append(None if code is None else start + text[1 + len(code) :])
-    return pa.array(spelled, TEXT)
+    return replaced(texts, _COUNTRY_CODE, start)
 
 
 _COARSE: dict[str, Callable[[Texts], Texts]] = {
