@@ -134,6 +134,8 @@ def _headline(report: Report) -> tuple[Html, str, str]:
         return Html(""), f"{anyone} of your people are known to {_either(list(report['media']))}.", kept
     if any(at(steps, "match") for steps in (report.get("media") or {}).values()):
         return Html(""), f"Your people were matched with those of {peer}, each apart from the others.", kept
+    if at(report, "match", "mode") == "brand":
+        return Html(""), f"{peer} knows which of its people you share.", kept
     if at(report, "match", "mode") == "sum":
         return Html(""), f"{peer} has the sum over the people you share.", kept
     if any(at(steps, "doctor") for steps in (report, *(report.get("media") or {}).values())):
