@@ -1,63 +1,67 @@
-//! Four numbers at a time in AVX2 registers: ten limbs of 26 and 25 bits in turn, each in a 64-bit lane.
+//! Four numbers at a time in AVX2 registers with FMA: five limbs of 51 bits, kept as whole numbers in doubles.
 //!
-//! vpmuludq multiplies 32 bits by 32. A product's limbs lie below 2^26 + 2^16 and 2^25 + 2^16 (*size* 1, see `field`).
-//! On the right of a product 19 times a limb must fit 32 bits: size 3 has 19 (3.01 2^26) < 2^32. On the left twice
-//! an odd limb must: size 6 has 2 (6.01 2^25) < 2^32. The sum of a column is largest in column 0: 2^52 (1 + 4 19) +
-//! 2^50 (5 38) = 2^52 124.5 for sizes 1 and 1, and 18.1 times that is below 2^63.2 for sizes 6 and 3.
+//! AVX2 multiplies integers of 32 bits only, but a double holds whole numbers up to 2^53, and a fused multiply-add
+//! rounds a product of two once. So a product is taken apart in two steps, exactly (the idea is Dekker's, used so by
+//! Emmart, Zheng and Weems, ARITH 2018): with C = 3 2^102, whose unit in the last place is 2^51, C + ab rounds
+//! to C + 2^51 h, and then ab - 2^51 h, at most 2^50 either way, comes out without rounding. Added to 3 2^51, whose
+//! unit in the last place is 1, it can be summed as an integer in the bits of the double; so can h in the bits of C.
+//!
+//! Limbs have a sign. A product's are at most 2^50 + 2^12 (*size* 1, see `field`). C + ab must not leave C's binade,
+//! so |ab| < 2^102: the product of the sizes is at most 3 (1 + 2^-36) < 4. A difference needs no bias.
+//!
+//! All of this takes rounding to nearest, which is how every process starts; in another mode the kernel's check
+//! against curve25519-dalek fails and it is passed over.
 
 use crate::field::{bits, each, put_bits, Field, Mask, Words, MAX_LANES};
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub struct Avx2([__m256i; 10]);
+pub struct Avx2([__m256d; 5]);
 
-const WIDTH: [usize; 10] = [26, 25, 26, 25, 26, 25, 26, 25, 26, 25];
-const START: [usize; 10] = [0, 26, 51, 77, 102, 128, 153, 179, 204, 230];
+const START: [usize; 5] = [0, 51, 102, 153, 204];
+const LOW_51: i64 = (1 << 51) - 1;
 
-/// Limb k of 2p.
-const fn twice_p(k: usize) -> i64 {
-    let full = (1 << (WIDTH[k] + 1)) - 2;
-    if k == 0 {
-        full - 36
-    } else {
-        full
-    }
-}
+const TWO_51: f64 = (1u64 << 51) as f64;
+/// C, whose unit in the last place is 2^51.
+const HIGH: f64 = 3.0 * TWO_51 * TWO_51;
+/// Its unit in the last place is 1.
+const LOW: f64 = 3.0 * TWO_51;
 
-// SAFETY, for every block below: the intrinsics need AVX2 and nothing else. This type is used by `kernel::avx2` alone,
-// whose entry functions run only where the CPU has it.
+// SAFETY, for every block below: the intrinsics need AVX2 and FMA and nothing else. This type is used by
+// `kernel::vector` alone, whose entry functions run only where the CPU has both.
 
 impl Field for Avx2 {
     const LANES: usize = 4;
 
     #[inline(always)]
     fn splat(words: Words) -> Self {
-        let mut limbs = unsafe { [_mm256_setzero_si256(); 10] };
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            limbs[K] = unsafe { _mm256_set1_epi64x(bits(&words, START[K], WIDTH[K]) as i64) };
+        let mut limbs = unsafe { [_mm256_setzero_pd(); 5] };
+        each!(K in [0 1 2 3 4] {
+            limbs[K] = unsafe { _mm256_set1_pd(bits(&words, START[K], 51) as f64) };
         });
-        Avx2(limbs)
+        Avx2(limbs).carry()
     }
 
     #[inline(always)]
     fn load(words: &[Words; MAX_LANES]) -> Self {
-        let mut limbs = unsafe { [_mm256_setzero_si256(); 10] };
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            let limb = |lane: usize| bits(&words[lane], START[K], WIDTH[K]) as i64;
-            limbs[K] = unsafe { _mm256_set_epi64x(limb(3), limb(2), limb(1), limb(0)) };
+        let mut limbs = unsafe { [_mm256_setzero_pd(); 5] };
+        each!(K in [0 1 2 3 4] {
+            let limb = |lane: usize| bits(&words[lane], START[K], 51) as f64;
+            limbs[K] = unsafe { _mm256_set_pd(limb(3), limb(2), limb(1), limb(0)) };
         });
-        Avx2(limbs)
+        Avx2(limbs).carry()
     }
 
     #[inline(always)]
     fn store(self) -> [Words; MAX_LANES] {
         let frozen = self.freeze();
         let mut words = [[0; 4]; MAX_LANES];
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
+        each!(K in [0 1 2 3 4] {
             let mut limbs = [0u64; 4];
-            unsafe { _mm256_storeu_si256(limbs.as_mut_ptr().cast(), frozen.0[K]) };
+            unsafe { _mm256_storeu_si256(limbs.as_mut_ptr().cast(), frozen[K]) };
             each!(LANE in [0 1 2 3] {
-                put_bits(&mut words[LANE], START[K], WIDTH[K], limbs[LANE]);
+                put_bits(&mut words[LANE], START[K], 51, limbs[LANE]);
             });
         });
         words
@@ -65,50 +69,42 @@ impl Field for Avx2 {
 
     #[inline(always)]
     fn add(mut self, other: Self) -> Self {
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            self.0[K] = unsafe { _mm256_add_epi64(self.0[K], other.0[K]) };
+        each!(K in [0 1 2 3 4] {
+            self.0[K] = unsafe { _mm256_add_pd(self.0[K], other.0[K]) };
         });
         self
     }
 
     #[inline(always)]
     fn sub(mut self, other: Self) -> Self {
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            unsafe {
-                let lifted = _mm256_add_epi64(self.0[K], _mm256_set1_epi64x(twice_p(K)));
-                self.0[K] = _mm256_sub_epi64(lifted, other.0[K]);
-            }
+        each!(K in [0 1 2 3 4] {
+            self.0[K] = unsafe { _mm256_sub_pd(self.0[K], other.0[K]) };
         });
         self
     }
 
     #[inline(always)]
-    fn sub_wide(mut self, other: Self) -> Self {
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            unsafe {
-                let lifted = _mm256_add_epi64(self.0[K], _mm256_set1_epi64x(2 * twice_p(K)));
-                self.0[K] = _mm256_sub_epi64(lifted, other.0[K]);
-            }
-        });
-        self
+    fn sub_wide(self, other: Self) -> Self {
+        self.sub(other)
     }
 
     #[inline(always)]
     fn carry(self) -> Self {
-        let mut low = self;
+        let mut over = self.0;
+        let mut low = self.0;
         unsafe {
-            each!(K in [0 1 2 3 4 5 6 7 8 9] {
-                low.0[K] = _mm256_and_si256(self.0[K], _mm256_set1_epi64x((1 << WIDTH[K]) - 1));
+            each!(K in [0 1 2 3 4] {
+                // The nearest multiple of 2^51: what C's last place can hold.
+                over[K] = _mm256_add_pd(self.0[K], _mm256_set1_pd(HIGH));
+                over[K] = _mm256_sub_pd(over[K], _mm256_set1_pd(HIGH));
+                low[K] = _mm256_sub_pd(self.0[K], over[K]);
             });
-            each!(K in [0 1 2 3 4 5 6 7 8] {
-                let carried = _mm256_srli_epi64::<{ WIDTH[K] as i32 }>(self.0[K]);
-                low.0[K + 1] = _mm256_add_epi64(low.0[K + 1], carried);
+            each!(K in [0 1 2 3] {
+                low[K + 1] = _mm256_fmadd_pd(over[K], _mm256_set1_pd(1.0 / TWO_51), low[K + 1]);
             });
-            let carried = _mm256_srli_epi64::<25>(self.0[9]);
-            low.0[0] =
-                _mm256_add_epi64(low.0[0], _mm256_mul_epu32(carried, _mm256_set1_epi64x(19)));
+            low[0] = _mm256_fmadd_pd(over[4], _mm256_set1_pd(19.0 / TWO_51), low[0]);
         }
-        low
+        Avx2(low)
     }
 
     #[inline(always)]
@@ -118,7 +114,7 @@ impl Field for Avx2 {
 
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        called_mul(&self, &other)
+        called_product(&self, &other)
     }
 
     #[inline(always)]
@@ -136,9 +132,9 @@ impl Field for Avx2 {
         unsafe {
             let lane = _mm256_set_epi64x(8, 4, 2, 1);
             let chosen = _mm256_and_si256(_mm256_set1_epi64x(i64::from(mask)), lane);
-            let chosen = _mm256_cmpeq_epi64(chosen, lane);
-            each!(K in [0 1 2 3 4 5 6 7 8 9] {
-                no.0[K] = _mm256_blendv_epi8(no.0[K], yes.0[K], chosen);
+            let chosen = _mm256_castsi256_pd(_mm256_cmpeq_epi64(chosen, lane));
+            each!(K in [0 1 2 3 4] {
+                no.0[K] = _mm256_blendv_pd(no.0[K], yes.0[K], chosen);
             });
         }
         no
@@ -146,104 +142,146 @@ impl Field for Avx2 {
 
     #[inline(always)]
     fn zeros(self) -> Mask {
-        let frozen = self.freeze();
+        let [a, b, c, d, e] = self.freeze();
         unsafe {
-            let mut any = frozen.0[0];
-            each!(K in [1 2 3 4 5 6 7 8 9] {
-                any = _mm256_or_si256(any, frozen.0[K]);
-            });
-            let zero = _mm256_cmpeq_epi64(any, _mm256_setzero_si256());
+            let any = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+            let zero = _mm256_cmpeq_epi64(_mm256_or_si256(any, e), _mm256_setzero_si256());
             _mm256_movemask_pd(_mm256_castsi256_pd(zero)) as Mask
         }
     }
 
     #[inline(always)]
     fn odds(self) -> Mask {
-        let frozen = self.freeze();
+        let lowest = self.freeze()[0];
         unsafe {
-            let sign = _mm256_slli_epi64::<63>(frozen.0[0]);
+            let sign = _mm256_slli_epi64::<63>(lowest);
             _mm256_movemask_pd(_mm256_castsi256_pd(sign)) as Mask
         }
     }
 }
 
 impl Avx2 {
-    /// The number in 0..p. Takes size 8.
+    /// The number in 0..p as integers of 51 bits. Takes size 8.
     #[inline(always)]
-    fn freeze(self) -> Self {
-        let mut number = self;
+    fn freeze(self) -> [__m256i; 5] {
+        let Avx2(limbs) = self.carry();
         unsafe {
-            let nineteen = _mm256_set1_epi64x(19);
-            // The first pass leaves less than 2^255 + 2^10; where the second carries out, it leaves less than 2^10.
+            let mut number = [_mm256_setzero_si256(); 5];
+            each!(K in [0 1 2 3 4] {
+                // 2p more, so that no limb is negative.
+                let twice_p = if K == 0 { 2 * (LOW_51 - 18) } else { 2 * LOW_51 };
+                let limb = _mm256_castpd_si256(_mm256_add_pd(limbs[K], _mm256_set1_pd(LOW)));
+                let lift = _mm256_set1_epi64x(twice_p - LOW.to_bits() as i64);
+                number[K] = _mm256_add_epi64(limb, lift);
+            });
+            // The first pass leaves less than 2^255 + 2^6; where the second carries out, it leaves less than 2^6.
             for _ in 0..2 {
-                let over = number.pass();
-                number.0[0] = _mm256_add_epi64(number.0[0], _mm256_mul_epu32(over, nineteen));
+                let over = pass(&mut number);
+                number[0] = _mm256_add_epi64(number[0], times_19(over));
             }
             // Adding 19 carries out exactly where the number is p or more; that carry is the one p to take off.
             let mut plus = number;
-            plus.0[0] = _mm256_add_epi64(plus.0[0], nineteen);
-            let over = plus.pass();
-            number.0[0] = _mm256_add_epi64(number.0[0], _mm256_mul_epu32(over, nineteen));
-            number.pass();
+            plus[0] = _mm256_add_epi64(plus[0], _mm256_set1_epi64x(19));
+            let over = pass(&mut plus);
+            number[0] = _mm256_add_epi64(number[0], times_19(over));
+            pass(&mut number);
+            number
         }
-        number
-    }
-
-    /// Carries from each limb to the next and gives back what leaves the top.
-    #[inline(always)]
-    unsafe fn pass(&mut self) -> __m256i {
-        let mut carried = _mm256_setzero_si256();
-        each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            let limb = _mm256_add_epi64(self.0[K], carried);
-            carried = _mm256_srli_epi64::<{ WIDTH[K] as i32 }>(limb);
-            self.0[K] = _mm256_and_si256(limb, _mm256_set1_epi64x((1 << WIDTH[K]) - 1));
-        });
-        carried
     }
 }
 
-/// Brings columns below 2^64 to size 1, along two chains at once: 0 to 5 and 5 round to 1.
+/// Carries from each limb to the next and gives back what leaves the top.
 #[inline]
-#[target_feature(enable = "avx2")]
-fn reduced(mut z: [__m256i; 10]) -> Avx2 {
-    macro_rules! carry {
-        ($from:literal, $to:literal) => {
-            z[$to] = _mm256_add_epi64(
-                z[$to],
-                _mm256_srli_epi64::<{ WIDTH[$from] as i32 }>(z[$from]),
-            );
-            z[$from] = _mm256_and_si256(z[$from], _mm256_set1_epi64x((1 << WIDTH[$from]) - 1));
-        };
-    }
-    carry!(0, 1);
-    carry!(5, 6);
-    carry!(1, 2);
-    carry!(6, 7);
-    carry!(2, 3);
-    carry!(7, 8);
-    carry!(3, 4);
-    carry!(8, 9);
-    carry!(4, 5);
-    // What leaves the top has up to 39 bits, too many for vpmuludq: 19 = 16 + 2 + 1.
-    let over = _mm256_srli_epi64::<25>(z[9]);
-    z[9] = _mm256_and_si256(z[9], _mm256_set1_epi64x((1 << 25) - 1));
-    let over = _mm256_add_epi64(
-        _mm256_add_epi64(over, _mm256_slli_epi64::<1>(over)),
-        _mm256_slli_epi64::<4>(over),
-    );
-    z[0] = _mm256_add_epi64(z[0], over);
-    carry!(5, 6);
-    carry!(0, 1);
-    Avx2(z)
+#[target_feature(enable = "avx2,fma")]
+fn pass(number: &mut [__m256i; 5]) -> __m256i {
+    let mut carried = _mm256_setzero_si256();
+    each!(K in [0 1 2 3 4] {
+        let limb = _mm256_add_epi64(number[K], carried);
+        carried = _mm256_srli_epi64::<51>(limb);
+        number[K] = _mm256_and_si256(limb, _mm256_set1_epi64x(LOW_51));
+    });
+    carried
 }
 
-// Products are called, not inlined: their operands come from memory anyway, and the loops over points then fit the
-// CPU's cache of decoded instructions. A function with target features may be inlined in spite of `inline(never)`, so
-// one without them, into which it cannot be inlined, stands between.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn times_19(lanes: __m256i) -> __m256i {
+    let thrice = _mm256_add_epi64(lanes, _mm256_slli_epi64::<1>(lanes));
+    _mm256_add_epi64(thrice, _mm256_slli_epi64::<4>(lanes))
+}
+
+/// What columns start from: less the bits of the constants that the halves of products are added to, and for the five
+/// low columns 2^58 + 2^50, so that they are positive and a shift rounds them to the nearest multiple of 2^51.
+const fn start(column: usize, lows: i64, highs: i64) -> i64 {
+    let bits = (LOW.to_bits() as i64).wrapping_mul(lows);
+    let bits = bits.wrapping_add((HIGH.to_bits() as i64).wrapping_mul(highs));
+    (if column < 5 {
+        POSITIVE + (1 << 50)
+    } else {
+        0i64
+    })
+    .wrapping_sub(bits)
+}
+
+const POSITIVE: i64 = 1 << 58;
+
+/// Columns of whole numbers, column k weighing 2^(51 k), with size 1.
+///
+/// Column k is a sum of at most five low halves, each at most 2^50, and five high halves, each below 2^51: below
+/// 2^53.3. With 19 times column k + 5 it stays below 2^57.7, less than POSITIVE. What is carried on is below 2^8.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn reduced(column: [__m256i; 10]) -> Avx2 {
+    let mut low = [_mm256_setzero_si256(); 5];
+    let mut over = [_mm256_setzero_si256(); 5];
+    each!(K in [0 1 2 3 4] {
+        let folded = _mm256_add_epi64(column[K], times_19(column[K + 5]));
+        low[K] = _mm256_and_si256(folded, _mm256_set1_epi64x(LOW_51));
+        over[K] = _mm256_srli_epi64::<51>(folded);
+    });
+    let over_4 = _mm256_mul_epu32(over[4], _mm256_set1_epi64x(19));
+    let mut limbs = [_mm256_setzero_pd(); 5];
+    each!(K in [0 1 2 3 4] {
+        let (carried, weight) = if K == 0 { (over_4, 19) } else { (over[(K + 4) % 5], 1) };
+        let two_52 = 2.0 * TWO_51;
+        let limb = _mm256_or_si256(low[K], _mm256_set1_epi64x(two_52.to_bits() as i64));
+        let limb = _mm256_castsi256_pd(_mm256_add_epi64(limb, carried));
+        let lifted = two_52 + TWO_51 / 2.0 + (weight * (POSITIVE >> 51)) as f64;
+        limbs[K] = _mm256_sub_pd(limb, _mm256_set1_pd(lifted));
+    });
+    Avx2(limbs)
+}
+
+/// Adds the halves of $x $y to columns $at and $at + 1.
+///
+/// The empty instruction makes the next product wait for these sums in the order of the code. Left alone the compiler
+/// sums all products at the end and keeps them in memory until then, which takes half as long again.
+macro_rules! add_product {
+    ($column:ident, $at:expr, $x:ident, $y:expr) => {
+        let high = _mm256_fmadd_pd($x, $y, _mm256_set1_pd(HIGH));
+        let rest = _mm256_sub_pd(_mm256_set1_pd(HIGH + LOW), high);
+        let low = _mm256_fmadd_pd($x, $y, rest);
+        $column[$at] = _mm256_add_epi64($column[$at], _mm256_castpd_si256(low));
+        $column[$at + 1] = _mm256_add_epi64($column[$at + 1], _mm256_castpd_si256(high));
+        unsafe {
+            asm!(
+                "/* {0} {1} {2} */",
+                inout(ymm_reg) $column[$at],
+                inout(ymm_reg) $column[$at + 1],
+                inout(ymm_reg) $x,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+    };
+}
+
+// Products are called, not inlined: the loops over points then fit the CPU's cache of decoded instructions. A function
+// with target features may be inlined in spite of `inline(never)`, so one without them, into which it cannot be
+// inlined, stands between.
 
 #[inline(never)]
-fn called_mul(x: &Avx2, y: &Avx2) -> Avx2 {
-    unsafe { mul(x, y) }
+fn called_product(x: &Avx2, y: &Avx2) -> Avx2 {
+    unsafe { product(x, y) }
 }
 
 #[inline(never)]
@@ -251,54 +289,46 @@ fn called_square_times(x: &Avx2, times: u32) -> Avx2 {
     unsafe { square_times(x, times) }
 }
 
-#[target_feature(enable = "avx2")]
-fn mul(Avx2(x): &Avx2, Avx2(y): &Avx2) -> Avx2 {
-    let mut z = [_mm256_setzero_si256(); 10];
-    let mut y_19 = [_mm256_setzero_si256(); 10];
-    each!(J in [1 2 3 4 5 6 7 8 9] {
-        y_19[J] = _mm256_mul_epu32(y[J], _mm256_set1_epi64x(19));
+#[target_feature(enable = "avx2,fma")]
+#[allow(unused_assignments)] // of `left` after its last product
+fn product(Avx2(x): &Avx2, Avx2(y): &Avx2) -> Avx2 {
+    const PAIRS: [i64; 11] = [0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0];
+    let mut column = [_mm256_setzero_si256(); 10];
+    each!(K in [0 1 2 3 4 5 6 7 8 9] {
+        column[K] = _mm256_set1_epi64x(start(K, PAIRS[K + 1], PAIRS[K]));
     });
-    each!(I in [0 1 2 3 4 5 6 7 8 9] {
-        let twice = _mm256_add_epi64(x[I], x[I]);
-        each!(J in [0 1 2 3 4 5 6 7 8 9] {
-            let left = if I % 2 == 1 && J % 2 == 1 { twice } else { x[I] };
-            let right = if I + J < 10 { y[J] } else { y_19[J] };
-            z[(I + J) % 10] = _mm256_add_epi64(z[(I + J) % 10], _mm256_mul_epu32(left, right));
+    each!(I in [0 1 2 3 4] {
+        let mut left = x[I];
+        each!(J in [0 1 2 3 4] {
+            add_product!(column, I + J, left, y[J]);
         });
     });
-    reduced(z)
+    reduced(column)
 }
 
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
+#[allow(unused_assignments)] // of `left` after its last product
 fn square_times(x: &Avx2, times: u32) -> Avx2 {
+    const PAIRS: [i64; 11] = [0, 1, 1, 2, 2, 3, 2, 2, 1, 1, 0];
     let mut power = *x;
     for _ in 0..times {
         let Avx2(x) = power;
-        let mut z = [_mm256_setzero_si256(); 10];
-        let mut twice = x;
-        let mut x_19 = x;
+        let mut column = [_mm256_setzero_si256(); 10];
         each!(K in [0 1 2 3 4 5 6 7 8 9] {
-            twice[K] = _mm256_add_epi64(x[K], x[K]);
+            column[K] = _mm256_set1_epi64x(start(K, PAIRS[K + 1], PAIRS[K]));
         });
-        each!(K in [5 6 7 8 9] {
-            x_19[K] = _mm256_mul_epu32(x[K], _mm256_set1_epi64x(19));
-        });
-        each!(I in [0 1 2 3 4 5 6 7 8 9] {
-            let four_times = _mm256_add_epi64(twice[I], twice[I]);
-            each!(J in [0 1 2 3 4 5 6 7 8 9] {
+        each!(I in [0 1 2 3 4] {
+            let mut left = x[I];
+            each!(J in [0 1 2 3 4] {
+                if J == I + 1 {
+                    left = _mm256_add_pd(left, left);
+                }
                 if I <= J {
-                    let odd = I % 2 == 1 && J % 2 == 1;
-                    let left = match (I == J, odd) {
-                        (true, false) => x[I],
-                        (false, true) => four_times,
-                        _ => twice[I],
-                    };
-                    let right = if I + J < 10 { x[J] } else { x_19[J] };
-                    z[(I + J) % 10] = _mm256_add_epi64(z[(I + J) % 10], _mm256_mul_epu32(left, right));
+                    add_product!(column, I + J, left, x[J]);
                 }
             });
         });
-        power = reduced(z);
+        power = reduced(column);
     }
     power
 }

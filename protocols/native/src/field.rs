@@ -1,8 +1,9 @@
 //! What the vector kernels compute with: numbers modulo p = 2^255 - 19, an independent one in each lane of a vector.
 //!
-//! A number's *size* bounds its limbs, in units of what a product gives: a product has size 1, a sum the sizes' sum,
-//! a difference the bias more (2 for `sub`, 4 for `sub_wide`). Each method says which sizes it takes; that the point
-//! formulas keep to them is checked by running them on `Sizes` in the tests below, for all inputs at once.
+//! A number's *size* bounds its limbs, in units of what a product gives: a product has size 1, a sum the sizes' sum. A
+//! difference has the sizes' sum where limbs have a sign, else the bias more that keeps them positive: 2 for `sub`, 4
+//! for `sub_wide`. Each method says which sizes it takes; that the point formulas keep to them is checked by running
+//! them on sizes instead of numbers (`ristretto::tests`), so for all inputs at once.
 
 /// 256 bits as little-endian words.
 pub type Words = [u64; 4];
@@ -24,20 +25,20 @@ pub trait Field: Copy {
     fn store(self) -> [Words; MAX_LANES];
 
     fn add(self, other: Self) -> Self;
-    /// self - other + 2p. Takes size 1 on the right.
+    /// self - other (+ 2p). Takes size 1 on the right.
     fn sub(self, other: Self) -> Self;
-    /// self - other + 4p. Takes size 3 on the right.
+    /// self - other (+ 4p). Takes size 3 on the right.
     fn sub_wide(self, other: Self) -> Self;
     /// The same number with size 1. Takes size 8.
     fn carry(self) -> Self;
     /// The same number as `mul` takes it: carried where a multiplier has no bits to spare.
     fn ready(self) -> Self;
 
-    /// Takes size 6 on the left and 3 on the right, ready.
+    /// Takes two whose sizes' product is at most 3, ready.
     fn mul(self, other: Self) -> Self;
-    /// Takes size 3, ready.
+    /// Takes size 1.
     fn square(self) -> Self;
-    /// self^(2^times), times at least 1. Takes size 3, ready.
+    /// self^(2^times), times at least 1. Takes size 1.
     fn square_times(self, times: u32) -> Self;
 
     /// `yes` in the lanes of the mask, `no` in the others.
@@ -47,7 +48,7 @@ pub trait Field: Copy {
     /// The lanes whose number in 0..p is odd: RFC 9496 calls these negative. Takes size 8.
     fn odds(self) -> Mask;
 
-    /// 2p - self, ready. Takes size 1.
+    /// -self (+ 2p), ready all the same. Takes size 1.
     #[inline(always)]
     fn neg(self) -> Self {
         Self::splat(ZERO).sub(self)
@@ -59,7 +60,7 @@ pub trait Field: Copy {
         Self::select(self.odds(), self.neg(), self)
     }
 
-    /// self^((p - 5) / 8) and self^11, by the usual chain of 2^k - 1. Takes size 3, ready.
+    /// self^(2^250 - 1) and self^11, by the usual chain of 2^k - 1. Takes size 1.
     #[inline(always)]
     fn power_chain(self) -> (Self, Self) {
         let x2 = self.square();
@@ -76,7 +77,7 @@ pub trait Field: Copy {
         (ones_200.square_times(50).mul(ones_50), x11)
     }
 
-    /// 1/self, and 0 for 0. Takes size 3, ready.
+    /// 1/self, and 0 for 0. Takes size 1.
     #[inline(always)]
     fn invert(self) -> Self {
         let (ones_250, x11) = self.power_chain();
@@ -85,7 +86,7 @@ pub trait Field: Copy {
 
     /// Where u/v is a square, its even root; else that of i u/v, and the lane is out of the mask.   RFC 9496, 4.2.
     ///
-    /// Takes size 3, ready.
+    /// Takes size 1.
     #[inline(always)]
     fn sqrt_ratio(u: Self, v: Self) -> (Mask, Self) {
         let v3 = v.square().mul(v);

@@ -83,7 +83,7 @@ mod vector {
         };
     }
 
-    kernel!(AVX2, "AVX2", Avx2, "avx2", "avx2");
+    kernel!(AVX2, "AVX2", Avx2, "avx2,fma", "avx2", "fma");
     kernel!(
         IFMA,
         "AVX-512 IFMA",

@@ -41,7 +41,7 @@ pub struct Extended<F> {
     t: F,
 }
 
-/// x = e/f, y = h/g... as an addition or a doubling leaves it; each is ready. Sizes 5, 3, 3, 2.
+/// x = e/g, y = h/f, as an addition or a doubling leaves it; each is ready.
 #[derive(Clone, Copy)]
 struct Completed<F> {
     e: F,
@@ -81,19 +81,18 @@ impl<F: Field> Completed<F> {
 }
 
 impl<F: Field> Projective<F> {
-    /// HWCD 2008, 3.3 (dbl-2008-hwcd) with a = -1 and the signs of E, F and H turned, which cancel.
+    /// HWCD 2008, 3.3 with a = -1, the signs of F and H turned, which cancel, and 2XY for (X + Y)^2 - X^2 - Y^2.
     #[inline(always)]
     fn double(self) -> Completed<F> {
         let xx = self.x.square();
         let yy = self.y.square();
         let zz = self.z.square();
-        let h = yy.add(xx).ready();
-        let g = yy.sub(xx).ready();
+        let g = yy.sub(xx).carry();
         Completed {
-            e: self.x.add(self.y).ready().square().sub_wide(h).ready(),
-            f: zz.add(zz).sub_wide(g).carry(),
+            e: self.x.mul(self.y.add(self.y).ready()),
+            f: zz.add(zz).sub(g).ready(),
             g,
-            h,
+            h: yy.add(xx).ready(),
         }
     }
 }
@@ -113,7 +112,7 @@ impl<F: Field> Extended<F> {
         self.projective().double().extended()
     }
 
-    /// HWCD 2008, 3.1 (add-2008-hwcd-3).
+    /// HWCD 2008, 3.1 for a = -1.
     #[inline(always)]
     fn add(self, other: &Cached<F>) -> Completed<F> {
         let a = self.y.sub(self.x).ready().mul(other.difference);
@@ -122,17 +121,17 @@ impl<F: Field> Extended<F> {
         let d = self.z.mul(other.twice_z);
         Completed {
             e: b.sub(a).ready(),
-            f: d.sub(c).ready(),
+            f: d.sub(c).carry(),
             g: d.add(c).ready(),
-            h: b.add(a).ready(),
+            h: b.add(a).carry(),
         }
     }
 
     #[inline(always)]
     fn cached(self) -> Cached<F> {
         Cached {
-            sum: self.y.add(self.x).ready(),
-            difference: self.y.sub(self.x).ready(),
+            sum: self.y.add(self.x).carry(),
+            difference: self.y.sub(self.x).carry(),
             twice_z: self.z.add(self.z).ready(),
             twice_dt: self.t.mul(F::splat(TWICE_D)),
         }
@@ -225,8 +224,8 @@ fn decode<F: Field>(encodings: &[Words; MAX_LANES]) -> (Extended<F>, Mask) {
     let one = F::splat(ONE);
     let s = F::load(encodings);
     let ss = s.square();
-    let u1 = one.sub(ss).ready();
-    let u2 = one.add(ss).ready();
+    let u1 = one.sub(ss).carry();
+    let u2 = one.add(ss).carry();
     let u2_squared = u2.square();
     let v = u1.square().mul(F::splat(D)).add(u2_squared).carry().neg();
     let (was_square, root) = F::sqrt_ratio(one, v.mul(u2_squared));
@@ -265,7 +264,7 @@ fn elligator<F: Field>(t: F) -> Extended<F> {
     let (one, minus_one, d) = (F::splat(ONE), F::splat(MINUS_ONE), F::splat(D));
     let r = t.square().mul(F::splat(I));
     let u = r.add(one).ready().mul(F::splat(ONE_MINUS_D_SQUARED));
-    let v = minus_one.sub(r.mul(d)).ready().mul(r.add(d).ready());
+    let v = minus_one.sub(r.mul(d)).ready().mul(r.add(d).carry());
     let (was_square, root) = F::sqrt_ratio(u, v);
     let other = root.mul(t).abs().carry().neg().carry();
     let s = F::select(was_square, root, other).carry();
