@@ -23,7 +23,7 @@ from . import campaign as campaign_file
 from . import dataset, mail, policy, screen
 from .config import Home, default_home, write_file
 from .screen import console, say
-from .store import FINAL, Campaign, Store
+from .store import FINAL, Campaign, Offer, Store
 from .tokens_cli import tokens_app
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def data_list(ctx: typer.Context) -> None:
     with opened(ctx) as (_, store):
         shown = screen.table("data set", "rows", "columns", "keys", "file", "commitment")
         for data in store.datasets():
-            keys = ", ".join(f"{kind}={column}" for kind, column in data.keys.items())
+            keys = ", ".join(f"{kind}={column}{_digests(data.given, kind)}" for kind, column in data.keys.items())
             screen.row(
                 shown,
                 data.name,
@@ -317,7 +317,7 @@ def data_offer(
         raise ConfigError("to whom?", f"`tidegate party data offer {name} --to PARTNER`")
     with opened(ctx) as (home, store):
         shown = mail.online(home, lambda relay: mail.offer(home, store, relay, name, to))
-        say(f"{to} sees of {name}: {shown.rows:,} rows, keys {', '.join(shown.keys)}, {len(shown.columns)} columns")
+        say(f"{to} sees of {name}: {shown.rows:,} rows, keys {_keys(shown)}, {len(shown.columns)} columns")
         console.print(screen.offer_columns(shown))
 
 
@@ -329,11 +329,19 @@ def data_offers(ctx: typer.Context) -> None:
         offers = store.offers(sent=False)
         for offer in offers:
             say(f"{offer.partner}: {offer.dataset}", "bold")
-            say(f"{offer.rows:,} rows, keys {', '.join(offer.keys)}, offered {screen.ago(offer.at_s)}")
+            say(f"{offer.rows:,} rows, keys {_keys(offer)}, offered {screen.ago(offer.at_s)}")
             console.print(screen.offer_columns(offer))
             say("")
         if not offers:
             say("No partner has offered a data set yet. Ask for `tidegate party data offer NAME --to` your name.")
+
+
+def _keys(offer: Offer) -> str:
+    return ", ".join(f"{kind}{_digests(offer.given, kind)}" for kind in offer.keys)
+
+
+def _digests(given: dict[str, str], kind: str) -> str:
+    return f" ({given[kind]} digests)" if kind in given else ""
 
 
 # The node

@@ -356,6 +356,12 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
                 f"the contract matches on {key.kind}, data set {data.name} has no such key",
                 "propose it with other keys",
             )
+        given = data.given.get(key.kind, key.form)
+        if given != key.form:
+            raise DisagreementError(
+                f"the contract enters {key.kind} as {key.form}, data set {data.name} has {given} digests of it alone",
+                f'have it proposed with hashed = {{ {key.kind} = "{given}" }}',
+            )
     columns = {column["name"]: column for column in data.columns}
     features = contract.features.get(me.name, ())
     own = (contract.label.column, contract.holdout.column) if me.role == "brand" else ()

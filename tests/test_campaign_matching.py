@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.two_parties import Town, introduce, make_party, make_town
-from tidegate.party import campaign, dataset, mail
+from tests.two_parties import Town, introduce, make_party, make_town, write_csv
+from tidegate.party import campaign, dataset, mail, policy
 from tidegate.protocols.catalog import CATALOG
 from tidegate.protocols.channel import DisagreementError
 from tidegate.wire.contract import Contract, Key, Step, Total
@@ -222,3 +224,23 @@ def test_a_media_alone_is_not_named_by_its_steps(town: Town) -> None:
     contract = contract_of(town, ONE)
     with pytest.raises(DisagreementError, match="if and only if there are several"):
         Contract.from_bytes(_changed(contract, steps=(Step("match", "match.oprf@1", {}, "feed"),)))
+
+
+def _digest_file(town: Town) -> Path:
+    rows = [{"email": hashlib.sha256(f"p{i}@example.com".encode()).hexdigest(), "age": i} for i in range(300)]
+    return write_csv(town.folder / "digests.csv", rows)
+
+
+def test_a_column_of_digests_is_entered_as_what_it_is_or_the_campaign_is_refused(town: Town) -> None:
+    dataset.register(
+        town.acme.store, "digests", _digest_file(town), {"email": "email"}, "", "refuse", {"email": "sha256"}
+    )
+    text = ONE.replace('brand = "customers"', 'brand = "digests"')
+    mistakes = check(town, text).mistakes
+    assert [one.key for one in mistakes] == ["match.hashed"]
+    assert 'hashed = { email = "sha256" }' in str(mistakes[0])
+    contract = contract_of(town, with_match('hashed = { email = "sha256" }', text))
+    assert policy.problems(town.acme.home, town.acme.store, contract, NOW_S) == []
+    undone = replace(contract, keys=(Key("email"),))
+    problems = policy.problems(town.acme.home, town.acme.store, undone, NOW_S)
+    assert ["sha256 digests of it alone" in problem.text for problem in problems] == [True]
