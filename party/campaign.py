@@ -23,6 +23,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 import secrets
@@ -41,6 +42,7 @@ from tidegate import __version__
 from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol
 from tidegate.protocols.channel import ConfigError, TidegateError
 from tidegate.protocols.psi import doctor
+from tidegate.protocols.psi.epoch import LEAST_SHARD
 from tidegate.wire.contract import (
     KEY_FORMS,
     KEY_KINDS,
@@ -273,6 +275,7 @@ class _Form:
         guards = self.guards()
         protocol, total, epoch = self.match(brand, offers, keys)
         steps = self.steps(guards, protocol, media)
+        self.shards(steps, offers)
         label, holdout = self.label_and_holdout(brand, guards, steps)
         features = self.features(home, brand, offers, label, holdout, steps)
         if self.checked.mistakes:
@@ -551,6 +554,19 @@ class _Form:
             least = f"at least {doctor.SPREAD} times guards.count_noise ({guards.count_noise})"
             self.wrong("steps.doctor.sample", least, str(sample), "the noise would drown what is counted")
         return sample
+
+    def shards(self, steps: tuple[Step, ...], offers: list[Offer]) -> None:
+        """Notes prefixes that would leave a brand's people among too few of the media's."""
+        for step, offer in itertools.product(steps, offers):
+            bits = step.settings.get("prefix_bits")
+            if (
+                isinstance(bits, int)
+                and bits
+                and offer.rows >> bits < LEAST_SHARD
+                and step.media in ("", offer.partner)
+            ):
+                expected = f"{LEAST_SHARD} of {offer.partner}'s {offer.rows} rows or more under each prefix"
+                self.wrong("steps.match.prefix_bits", expected, str(bits), "0 asks for all and tells the media nothing")
 
     def l2_milli(self, own: dict[str, Any]) -> int:
         value = own.get("l2", L2)

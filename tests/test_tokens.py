@@ -32,14 +32,14 @@ from tests.real_parties import (
     until,
     write_tables,
 )
-from tests.two_parties import introduce, make_party, write_csv
-from tidegate.party import dataset
+from tests.two_parties import introduce, make_party, make_town, write_csv
+from tidegate.party import campaign, dataset, policy
 from tidegate.party.cli import party_app
 from tidegate.party.steps import read_rows
 from tidegate.party.tokens import build as building
 from tidegate.party.tokens import folders, held, own
 from tidegate.party.tokens.build import Built
-from tidegate.protocols.channel import ConfigError, PolicyError
+from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError
 from tidegate.protocols.ids import normalise
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import epoch
@@ -99,15 +99,11 @@ class Media:
 
 
 @pytest.fixture
-def media(tmp_path: Path) -> Iterator[Media]:
+def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Media]:
+    monkeypatch.setattr(building, "MERGE_ROWS", 50)
     made = Media(tmp_path)
     yield made
     made.party.store.close()
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "MERGE_ROWS", 50)
 
 
 def lists(folder: Path) -> dict[str, bytes]:
@@ -425,6 +421,48 @@ def test_commands_build_list_and_delete(media: Media) -> None:
     assert isinstance(run("delete", "people", "--partner", "acme").exception, ConfigError)
     events = [entry.event for entry in media.party.store.audit_trail()]
     assert events[-3:] == ["tokens built", "data set registered", "tokens destroyed"]
+
+
+# Campaign files.
+
+IN_A_FILE = """\
+[campaign]
+name = "lookalike"
+[parties]
+brand = "acme"
+media = "feed"
+[data]
+brand = "customers"
+media = "people"
+[match]
+keys = ["email"]
+mode = "epoch"
+epoch = "q4"
+[steps.match]
+"""
+
+
+def test_a_campaign_file_may_ask_for_shards_by_prefix_in_epoch_mode_alone(tmp_path: Path) -> None:
+    there = make_town(tmp_path)
+
+    def checked(text: str) -> campaign.Checked:
+        return campaign.check(there.campaign_file(text), there.acme.home, there.acme.store, 1_800_000_000)
+
+    for text, bits in ((IN_A_FILE, 0), (IN_A_FILE + "prefix_bits = 1\n", 1)):
+        contract = checked(text).contract
+        assert contract is not None
+        (step,) = contract.steps
+        assert (step.protocol, step.settings, contract.epoch) == ("match.oprf-epoch@1", {"prefix_bits": bits}, "q4")
+        policy.check_contract(there.acme.home, there.acme.store, contract, 1_800_000_000)
+        wild = replace(contract, steps=(replace(step, settings={"prefix_bits": 21}),))
+        with pytest.raises(DisagreementError, match="prefix_bits is not a whole number"):
+            policy.check_contract(there.acme.home, there.acme.store, wild, 1_800_000_000)
+    # The media's 2,000 rows are 500 under each of 4 prefixes.
+    (few,) = checked(IN_A_FILE + "prefix_bits = 2\n").mistakes
+    assert "1000 of feed's 2000 rows" in str(few)
+    (unknown,) = checked(IN_A_FILE.replace('mode = "epoch"\nepoch = "q4"\n', "") + "prefix_bits = 0\n").mistakes
+    assert "prefix_bits" in str(unknown)
+    there.close()
 
 
 # Whole campaigns.
