@@ -188,3 +188,216 @@ macro_rules! each {
     };
 }
 pub(crate) use each;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ifma::{Emulated, Ifma};
+
+    /// Schoolbook multiplication modulo p, one word at a time: what the fields are held against.
+    fn product(x: Words, y: Words) -> Words {
+        let mut wide = [0u64; 8];
+        for i in 0..4 {
+            let mut carry = 0u128;
+            for j in 0..4 {
+                let sum = u128::from(x[i]) * u128::from(y[j]) + u128::from(wide[i + j]) + carry;
+                wide[i + j] = sum as u64;
+                carry = sum >> 64;
+            }
+            wide[i + 4] = carry as u64;
+        }
+        reduced(wide)
+    }
+
+    /// 2^256 = 38 modulo p.
+    fn reduced(mut wide: [u64; 8]) -> Words {
+        for _ in 0..3 {
+            let mut carry = 0u128;
+            for i in 0..4 {
+                let sum = u128::from(wide[i]) + 38 * u128::from(wide[i + 4]) + carry;
+                wide[i] = sum as u64;
+                carry = sum >> 64;
+            }
+            wide[4..].fill(0);
+            wide[4] = carry as u64;
+        }
+        let mut words = [wide[0], wide[1], wide[2], wide[3]];
+        while let Some(less) = less_p(words) {
+            words = less;
+        }
+        words
+    }
+
+    fn less_p(words: Words) -> Option<Words> {
+        let mut less = ZERO;
+        let mut borrow = false;
+        for i in 0..4 {
+            let (first, one) = words[i].overflowing_sub(P[i]);
+            let (second, two) = first.overflowing_sub(u64::from(borrow));
+            less[i] = second;
+            borrow = one || two;
+        }
+        (!borrow).then_some(less)
+    }
+
+    fn sum(x: Words, y: Words) -> Words {
+        let mut wide = [0; 8];
+        let mut carry = 0u128;
+        for i in 0..4 {
+            let sum = u128::from(x[i]) + u128::from(y[i]) + carry;
+            wide[i] = sum as u64;
+            carry = sum >> 64;
+        }
+        wide[4] = carry as u64;
+        reduced(wide)
+    }
+
+    fn opposite(x: Words) -> Words {
+        product(x, MINUS_ONE)
+    }
+
+    /// Around 0, p and 2^255, around each limb's ends in either radix, and a few others.
+    fn edges() -> Vec<Words> {
+        let mut edges = vec![
+            ZERO,
+            ONE,
+            TWO,
+            MINUS_ONE,
+            P,
+            [P[0] + 1, P[1], P[2], P[3]],
+            [u64::MAX, u64::MAX, u64::MAX, u64::MAX >> 1],
+            [u64::MAX - 19, u64::MAX, u64::MAX, u64::MAX >> 1],
+            D,
+            I,
+            SQRT_AD_MINUS_ONE,
+        ];
+        for at in [
+            25, 26, 50, 51, 52, 101, 102, 103, 152, 153, 203, 204, 205, 230, 253, 254,
+        ] {
+            let mut power = ZERO;
+            power[at / 64] = 1 << (at % 64);
+            edges.extend([power, sum(power, MINUS_ONE), opposite(power)]);
+            // Limbs of ones from there up, and below.
+            edges.push(sum(
+                [u64::MAX, u64::MAX, u64::MAX, u64::MAX >> 1],
+                opposite(power),
+            ));
+        }
+        // Each limb at the middle of its range, where a signed one turns.
+        for low in [(1u64 << 50) - 1, 1 << 50, (1 << 50) + 1] {
+            let mut words = ZERO;
+            for limb in 0..5 {
+                put_bits(&mut words, 51 * limb, 51, low);
+            }
+            edges.push(words);
+        }
+        let mut next = product(D, I);
+        for _ in 0..20 {
+            next = product(next, sum(next, D));
+            edges.push(next);
+        }
+        edges
+    }
+
+    fn canonical(x: Words) -> Words {
+        product([x[0], x[1], x[2], x[3] & (u64::MAX >> 1)], ONE)
+    }
+
+    fn in_lanes<F: Field>(numbers: &[Words]) -> F {
+        let mut lanes = [ZERO; MAX_LANES];
+        lanes[..numbers.len()].copy_from_slice(numbers);
+        F::load(&lanes)
+    }
+
+    fn field_is_right_at_the_edges<F: Field>() {
+        let edges = edges();
+        for x in edges.chunks(F::LANES) {
+            let number: F = in_lanes(x);
+            for (lane, x) in x.iter().enumerate() {
+                let x = canonical(*x);
+                assert_eq!(number.store()[lane], x);
+                assert_eq!(number.zeros() >> lane & 1 == 1, x == ZERO);
+                assert_eq!(number.odds() >> lane & 1 == 1, x[0] & 1 == 1);
+                assert_eq!(number.neg().store()[lane], opposite(x));
+                assert_eq!(number.neg().ready().carry().store()[lane], opposite(x));
+                assert_eq!(number.abs().store()[lane][0] & 1, 0);
+                assert_eq!(number.square().store()[lane], product(x, x));
+                assert_eq!(
+                    number.square_times(2).store()[lane],
+                    product(product(x, x), product(x, x))
+                );
+                let inverse = number.invert().store()[lane];
+                assert_eq!(product(inverse, x), if x == ZERO { ZERO } else { ONE });
+                for mask in [0u8, 1 << lane, !(1 << lane)] {
+                    let chosen = F::select(mask, number, F::splat(D)).store()[lane];
+                    assert_eq!(chosen, if mask >> lane & 1 == 1 { x } else { D });
+                }
+            }
+            for y in &edges {
+                let other: F = F::splat([y[0], y[1], y[2], y[3] & (u64::MAX >> 1)]);
+                let twice = number.add(number).ready();
+                let widest = number.sub(other).add(other).sub_wide(other).carry();
+                for (lane, x) in x.iter().enumerate() {
+                    let (x, y) = (canonical(*x), canonical(*y));
+                    let difference = sum(x, opposite(y));
+                    assert_eq!(number.mul(other).store()[lane], product(x, y));
+                    assert_eq!(twice.mul(other).store()[lane], product(sum(x, x), y));
+                    assert_eq!(
+                        number.mul(other.neg()).store()[lane],
+                        opposite(product(x, y))
+                    );
+                    assert_eq!(number.add(other).store()[lane], sum(x, y));
+                    assert_eq!(number.sub(other).store()[lane], difference);
+                    assert_eq!(widest.store()[lane], difference);
+                    assert_eq!(number.sub(other).zeros() >> lane & 1 == 1, x == y);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn emulated_ifma_is_right_at_the_edges() {
+        field_is_right_at_the_edges::<Ifma<Emulated>>();
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn avx2_is_right_at_the_edges() {
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+        {
+            field_is_right_at_the_edges::<crate::avx2::Avx2>();
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn ifma_is_right_at_the_edges() {
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512ifma")
+        {
+            field_is_right_at_the_edges::<Ifma<crate::ifma::avx512::Avx512>>();
+        }
+    }
+
+    #[test]
+    fn constants_are_what_defines_them() {
+        let inverse = |x: Words| {
+            let number: Ifma<Emulated> = Ifma::splat(x);
+            number.invert().store()[0]
+        };
+        let minus_d = opposite(D);
+        let parts = opposite(product([121_665, 0, 0, 0], inverse([121_666, 0, 0, 0])));
+        assert_eq!(D, parts);
+        assert_eq!(TWICE_D, sum(D, D));
+        assert_eq!((product(I, I), I[0] & 1), (MINUS_ONE, 0));
+        assert_eq!(
+            product(SQRT_AD_MINUS_ONE, SQRT_AD_MINUS_ONE),
+            sum(minus_d, MINUS_ONE)
+        );
+        let square = product(INVSQRT_A_MINUS_D, INVSQRT_A_MINUS_D);
+        assert_eq!(product(square, sum(MINUS_ONE, minus_d)), ONE);
+        assert_eq!(ONE_MINUS_D_SQUARED, sum(ONE, opposite(product(D, D))));
+        let less_one = sum(D, MINUS_ONE);
+        assert_eq!(D_MINUS_ONE_SQUARED, product(less_one, less_one));
+    }
+}

@@ -413,3 +413,140 @@ pub fn map_multiply<F: Field>(uniform: &[[u8; 64]], digits: &Digits, out: &mut [
     }
     encode_doubled(&doubled, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bound on the limbs of a number in place of the number; see `field`. Limbs have a sign, as in `avx2`, or have
+    /// none, and then a product takes 52 bits, as in `ifma`.
+    #[derive(Clone, Copy)]
+    struct Size<const SIGNED: bool> {
+        size: u32,
+        ready: bool,
+    }
+
+    fn size<const SIGNED: bool>(size: u32) -> Size<SIGNED> {
+        Size {
+            size,
+            ready: SIGNED || size <= 1,
+        }
+    }
+
+    impl<const SIGNED: bool> Field for Size<SIGNED> {
+        const LANES: usize = MAX_LANES;
+
+        fn splat(words: Words) -> Self {
+            size(u32::from(words != ZERO))
+        }
+        fn load(_: &[Words; MAX_LANES]) -> Self {
+            size(1)
+        }
+        fn store(self) -> [Words; MAX_LANES] {
+            assert!(self.size <= 8);
+            [ZERO; MAX_LANES]
+        }
+        fn add(self, other: Self) -> Self {
+            size(self.size + other.size)
+        }
+        fn sub(self, other: Self) -> Self {
+            assert!(other.size <= 1);
+            size(self.size + if SIGNED { other.size } else { 2 })
+        }
+        fn sub_wide(self, other: Self) -> Self {
+            assert!(other.size <= 3);
+            size(self.size + if SIGNED { other.size } else { 4 })
+        }
+        fn carry(self) -> Self {
+            assert!(self.size <= 8);
+            size(1)
+        }
+        fn ready(self) -> Self {
+            if SIGNED {
+                self
+            } else {
+                self.carry()
+            }
+        }
+        fn neg(self) -> Self {
+            assert!(self.size <= 1);
+            Size {
+                size: if SIGNED { 1 } else { 2 },
+                ready: true,
+            }
+        }
+        fn mul(self, other: Self) -> Self {
+            assert!(self.ready && other.ready);
+            assert!(self.size * other.size <= 3);
+            size(1)
+        }
+        fn square(self) -> Self {
+            assert!(self.ready && self.size <= 1);
+            size(1)
+        }
+        fn square_times(self, _: u32) -> Self {
+            self.square()
+        }
+        fn select(_: Mask, yes: Self, no: Self) -> Self {
+            Size {
+                size: yes.size.max(no.size),
+                ready: yes.ready && no.ready,
+            }
+        }
+        fn zeros(self) -> Mask {
+            assert!(self.size <= 8);
+            0
+        }
+        fn odds(self) -> Mask {
+            assert!(self.size <= 8);
+            0
+        }
+    }
+
+    fn formulas_keep_to_the_sizes<const SIGNED: bool>() {
+        let (decoded, _) = decode::<Size<SIGNED>>(&[ZERO; MAX_LANES]);
+        let mapped = one_way_map::<Size<SIGNED>>(&[[ZERO; MAX_LANES]; 2]);
+        for point in [decoded, mapped] {
+            for coordinate in [point.x, point.y, point.z, point.t] {
+                assert!(coordinate.size <= 1 && coordinate.ready);
+            }
+            let product = point.times(&digits(&[0x77; 32]));
+            encode_doubled(
+                &[Doubled::of(product); 2],
+                &mut [0; 2 * MAX_LANES * ELEMENT],
+            );
+        }
+    }
+
+    #[test]
+    fn no_limb_overflows_where_limbs_have_a_sign() {
+        formulas_keep_to_the_sizes::<true>();
+    }
+
+    #[test]
+    fn no_limb_overflows_where_limbs_have_none() {
+        formulas_keep_to_the_sizes::<false>();
+    }
+
+    #[test]
+    fn digits_are_small_and_add_up_to_the_scalar() {
+        let mut scalar = [0; 32];
+        for fill in [0x00, 0x77, 0x78, 0x87, 0x88, 0xff, 0x5a] {
+            scalar[..31].fill(fill);
+            scalar[31] = 0x0f;
+            let mut sum = [0i32; 65];
+            for (i, digit) in digits(&scalar).iter().enumerate() {
+                assert!((-8..=8).contains(digit));
+                sum[i] += i32::from(*digit);
+                // A negative digit borrows from the next.
+                if sum[i] < 0 {
+                    sum[i] += 16;
+                    sum[i + 1] -= 1;
+                }
+            }
+            for (i, byte) in scalar.iter().enumerate() {
+                assert_eq!(i32::from(*byte), sum[2 * i] + 16 * sum[2 * i + 1]);
+            }
+        }
+    }
+}
