@@ -12,7 +12,8 @@ import numpy as np
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.protocols.primitives.group import Scalar
 from tidegate.protocols.psi import epoch
-from tidegate.protocols.psi.token_lists import Bytes, IntArray, no_tokens, places, rising_order
+from tidegate.protocols.psi.epoch import Rows
+from tidegate.protocols.psi.token_lists import Bytes, no_tokens, places, rising_order
 
 from ..config import write_file
 from .folders import locked, mapped, read_json
@@ -59,7 +60,7 @@ class OwnSet:
     """
 
     tokens: Bytes
-    rows: IntArray
+    rows: Rows
     version: bytes
     versions: tuple[bytes, ...]
     changes: tuple[Changes, ...]
@@ -143,7 +144,7 @@ def open_set(folder: Path, says: dict[str, Any], kind: str) -> OwnSet:
     if len(tokens) != len(rows) or len(tokens) != state["tokens"]:
         raise ConfigError(f"the tokens in {folder} are not whole", "delete them and build them anew")
     earlier = tuple(bytes.fromhex(version) for version, _ in state["versions"])
-    return OwnSet(tokens, rows.astype(np.int64), bytes.fromhex(state["version"]), earlier, tuple(changes))
+    return OwnSet(tokens, rows, bytes.fromhex(state["version"]), earlier, tuple(changes))
 
 
 def list_file(folder: Path, kind: str, build: int, what: str) -> Path:

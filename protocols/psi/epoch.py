@@ -58,6 +58,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
 from ..ids import Identifiers, repeats
@@ -82,6 +83,8 @@ from .token_lists import (
     rising_order,
     token_bytes,
 )
+
+Rows = NDArray[np.uint32] | IntArray
 
 NAME_BYTES = 16
 SECRET_BYTES = 32
@@ -195,7 +198,7 @@ class TokenSet(Protocol):
         """(n, w), sorted."""
 
     @property
-    def rows(self) -> IntArray:
+    def rows(self) -> Rows:
         """(n,): the row of each token."""
 
     @property
