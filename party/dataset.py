@@ -1,4 +1,4 @@
-"""Registering a file under a name: read it whole, check its keys, describe its columns, commit to its bytes."""
+"""Registering a file under a name: read it, check its keys, describe its columns, commit to its bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegate.protocols.channel import ConfigError
-from tidegate.protocols.ids import Validity, normalise_blocks
-from tidegate.wire.contract import KEY_FORMS, KEY_KINDS
+from tidegate.protocols.ids import Validity
+from tidegate.protocols.primitives.randomness import Randomness
+from tidegate.wire.contract import KEY_FORMS, KEY_KINDS, Key
 
 from .config import check_name
 from .data import table
+from .data.keys import open_column
 from .store import Dataset, Store
 
 DUPLICATES = ("refuse", "keep-first")
 # As many rows without a value make a column of their own (missing or not), so such a column is no constant.
 MISSING_ROWS = 100
-BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,12 @@ def register(
     if duplicates not in DUPLICATES:
         raise ConfigError(f"--duplicates {duplicates!r}: expected {' or '.join(DUPLICATES)}", "refuse is the default")
     path = path.absolute()
-    rows = table.read(path)
+    described = describe(path, keys.values())
     digest = _digest(path)
     validity: dict[str, Validity] = {}
     for kind, column in keys.items():
         form = given.get(kind, "clear")
-        values = table.text_column(rows, column)
-        blocks = (values.slice(begin, BLOCK) for begin in range(0, len(values), BLOCK))
-        _, found = normalise_blocks(kind, blocks, region or None, given=form, form=form)
+        found = _validity(store, path, column, Key(kind, form=form), region)
         if found.valid == 0:
             raise ConfigError(
                 f"no value of column {column!r} is a valid {_named(kind, form)}",
@@ -117,11 +117,11 @@ def register(
         keys=keys,
         region=region,
         duplicates=duplicates,
-        rows=rows.num_rows,
+        rows=next(iter(validity.values())).rows,
         digest=digest,
         salt=salt,
         commitment=table.commitment(path, salt),
-        columns=describe(rows, list(keys.values())),
+        columns=described,
         added_s=int(time.time()),
         given=given,
     )
@@ -152,12 +152,25 @@ def _named(kind: str, form: str) -> str:
     return kind if form == "clear" else f"{form} digest"
 
 
-def describe(rows: pa.Table, keys: list[str]) -> list[dict[str, Any]]:
-    """`table.describe` as JSON, with "constant" for a column that cannot tell people apart."""
-    return [
-        {**asdict(column), "categories": list(column.categories), "constant": _is_constant(rows.column(column.name))}
-        for column in table.describe(rows, keys)
-    ]
+def describe(path: Path, keys: Collection[str]) -> list[dict[str, Any]]:
+    """`table.describe` as JSON, with "constant" for a column that cannot tell people apart.
+
+    The columns in `keys` hold identifiers and show nothing but their name. One column at a time is in memory.
+    """
+    found = []
+    for name, values in table.each_column(path, without=keys):
+        shown = asdict(table.Column(name, "key", None, None, (), 0) if values is None else table.describe(name, values))
+        shown["categories"] = list(shown["categories"])
+        found.append(shown | {"constant": values is not None and _is_constant(values)})
+    return found
+
+
+def _validity(store: Store, path: Path, column: str, key: Key, region: str) -> Validity:
+    """What a key column holds, read block by block."""
+    scratch = store.path.parent
+    randomness = Randomness.system()
+    opened = open_column(path, column, key, region or None, given=key.form, scratch=scratch, randomness=randomness)
+    return opened.validity
 
 
 def is_unchanged(dataset: Dataset) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidegate.protocols import ids
 from tidegate.protocols.channel import ConfigError
-from tidegate.protocols.ids import Validity, join_blocks, keep_first, normalise, normalise_blocks, repeats
+from tidegate.protocols.ids import Validity, join_blocks, keep_first, normalise, repeats
 
 
 def spelled(kind: str, text: str, region: str | None = None) -> str | None:
@@ -212,20 +212,8 @@ def test_bytes_that_are_no_text_are_invalid() -> None:
     assert (validity.invalid, validity.missing) == (1, 1)
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_blocks_of_a_column_give_what_the_whole_gives(size: int) -> None:
-    column = pa.array(MIXED * 7)
-    blocks = (column.slice(begin, size) for begin in range(0, len(column), size))
-    found, validity = normalise_blocks("email", blocks)
-    expected, counted = normalise("email", column)
-    assert (found.data, found.offsets.tolist()) == (expected.data, expected.offsets.tolist())
-    assert found.rows.tolist() == expected.rows.tolist()
-    assert (validity.rows, validity.valid, validity.duplicates) == (counted.rows, counted.valid, counted.duplicates)
-
-
 def test_no_blocks_give_no_identifiers() -> None:
     assert len(join_blocks([])) == 0
-    assert normalise_blocks("email", [])[1] == Validity(0, 0, 0, 0)
 
 
 def test_repeats_are_found_among_many_of_every_length() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,7 +171,8 @@ def test_any_bytes_are_a_table_or_a_config_error(tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("any")
     for name in ("t.csv", "t.parquet"):
         with contextlib.suppress(ConfigError):
-            table.describe(_csv(folder, content, name))
+            read = _csv(folder, content, name)
+            assert len([table.describe(title, read.column(title)) for title in read.column_names]) > 0
 
 
 def test_an_unknown_column_names_the_nearest(tmp_path: Path) -> None:
@@ -185,25 +186,22 @@ def test_an_offer_shows_rounded_ranges_and_only_common_categories() -> None:
     n = 1000
     ages = pa.array([18 + i % 67 for i in range(n - 1)] + [999])
     jobs = pa.array(["clerk"] * 890 + ["astronaut"] * 10 + [None] * 100, pa.large_string())
-    offered = table.describe(
-        pa.table(
-            {
-                "age": ages,
-                "job": jobs,
-                "note": pa.array([f"note {i}" for i in range(n)], pa.large_string()),
-                "email": pa.array([f"p{i}@example.com" for i in range(n)], pa.large_string()),
-                "empty": pa.nulls(n, pa.large_string()),
-                "same": pa.array([3.0] * n),
-                "few": pa.array([1.0] * 99 + [None] * 901),
-            }
-        ),
-        keys=["email"],
+    held = pa.table(
+        {
+            "age": ages,
+            "job": jobs,
+            "note": pa.array([f"note {i}" for i in range(n)], pa.large_string()),
+            "email": pa.array([f"p{i}@example.com" for i in range(n)], pa.large_string()),
+            "empty": pa.nulls(n, pa.large_string()),
+            "same": pa.array([3.0] * n),
+            "few": pa.array([1.0] * 99 + [None] * 901),
+        }
     )
-    assert offered == (
+    assert tuple(table.describe(name, held.column(name)) for name in held.column_names) == (
         table.Column("age", "number", 18.0, 84.0, (), 0),
         table.Column("job", "category", None, None, ("clerk",), 10),
         table.Column("note", "text", None, None, (), 0),
-        table.Column("email", "key", None, None, (), 0),
+        table.Column("email", "text", None, None, (), 0),
         table.Column("empty", "text", None, None, (), 100),
         table.Column("same", "number", 3.0, 3.0, (), 0),
         table.Column("few", "number", None, None, (), 90),
@@ -213,7 +211,7 @@ def test_an_offer_shows_rounded_ranges_and_only_common_categories() -> None:
 @settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=100, max_size=120))
 def test_an_offered_range_holds_all_but_the_ends_and_has_two_digits(values: list[float]) -> None:
-    (column,) = table.describe(pa.table({"x": pa.array(values, pa.float64())}))
+    column = table.describe("x", pa.chunked_array([pa.array(values, pa.float64())]))
     inner = np.clip(np.quantile(values, (0.01, 0.99), method="nearest"), -1e100, 1e100)
     assert column.low is not None
     assert column.high is not None
@@ -248,3 +246,40 @@ def test_a_commitment_fixes_the_file_and_needs_its_salt(tmp_path: Path) -> None:
     assert table.commitment(path, salt) != before
     with pytest.raises(ConfigError):
         table.commitment(tmp_path / "gone.csv", salt)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_one_at_a_time_are_those_of_the_whole(tmp_path: Path, suffix: str) -> None:
+    whole = pa.table({"mail": ["a@x.nl", None, " b@x.nl "], "age": [1, 2, 3], "city": ["A", "", "B"]})
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        pa.csv.write_csv(whole, path)
+    else:
+        pq.write_table(whole, path)
+    found = dict(table.each_column(path, without=["mail"]))
+    read = table.read(path)
+    assert list(found) == read.column_names
+    assert found.pop("mail") is None
+    assert all(values is not None and values.equals(read.column(name)) for name, values in found.items())
+    with pytest.raises(ConfigError, match="no column"):
+        list(table.each_column(path, without=["male"]))
+
+
+def test_a_parquet_file_that_cannot_be_used_is_told_as_a_whole_one_is(tmp_path: Path) -> None:
+    whole = pa.table({"a": list(range(2000)), "b": [str(i) for i in range(2000)]})
+    pq.write_table(whole, tmp_path / "good.parquet")
+    content = (tmp_path / "good.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
+    (tmp_path / "spoilt.parquet").write_bytes(content[:4] + bytes(2000) + content[2004:])
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    pq.write_table(whole.slice(0, 0), tmp_path / "rowless.parquet")
+    uses = {
+        "whole": table.read,
+        "columns": lambda path: list(table.each_column(path)),
+        "blocks": lambda path: list(table.text_blocks(path, "a", 9)),
+    }
+    for name in ("cut", "spoilt", "empty", "absent", "rowless"):
+        for what, use in uses.items():
+            if (name, what) != ("rowless", "blocks"):  # no rows are no blocks
+                with pytest.raises(ConfigError):
+                    use(tmp_path / f"{name}.parquet")

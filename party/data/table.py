@@ -8,9 +8,10 @@ missing.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
@@ -63,19 +64,59 @@ def read(path: Path | str) -> pa.Table:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
         raise ConfigError(f"{path} is neither CSV nor Parquet by its name", "name the file .csv or .parquet")
-    try:
-        if path.stat().st_size == 0:
-            raise ConfigError(f"{path} is empty", "expected a header line and at least one row")
+    with _readable(path):
         table = _read_parquet(path) if suffix in (".parquet", ".pq") else _read_csv(path)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", "check the path, and the folder you are in") from None
-    except (pa.ArrowNotImplementedError, OSError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {type(error).__name__}", "check that the file is whole and readable by you"
-        ) from None
     if table.num_rows == 0:
         raise ConfigError(f"{path} has a header but no rows", "expected at least one row below the header")
     return table
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong inside with the file is told in a sentence."""
+    try:
+        if path.stat().st_size == 0:
+            raise ConfigError(f"{path} is empty", "expected a header line and at least one row")
+        yield
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}", "check the path, and the folder you are in") from None
+    except pa.ArrowInvalid:
+        raise ConfigError(
+            f"{path} is no Parquet file, or it is cut short", "write the file again, or name it .csv if it is one"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {type(error).__name__}", "check that the file is whole and readable by you"
+        ) from None
+
+
+def each_column(path: Path | str, without: Collection[str] = ()) -> Iterator[tuple[str, pa.ChunkedArray | None]]:
+    """The columns of the table that `read` gives, in order; of a Parquet file one at a time is in memory.
+
+    Of those in `without` the name alone. Raises ConfigError as `read`, and for names in `without` that it has not.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        whole = read(path)
+        for name in without:
+            column(whole, name)
+        yield from ((name, None if name in without else whole.column(name)) for name in whole.column_names)
+        return
+    with _readable(path):
+        file = pa.parquet.ParquetFile(path)
+        empty = file.schema_arrow.empty_table()
+    names = _clear_names(path, empty.column_names)
+    for name in without:
+        column(empty, name)
+    if file.metadata.num_rows == 0:
+        raise ConfigError(f"{path} has no rows", "expected at least one row")
+    for name in names:
+        if name in without:
+            yield name, None
+        else:
+            with _readable(path):
+                values = file.read(columns=[name]).column(0)
+            yield name, _plain(name, values)
 
 
 def commitment(path: Path | str, salt: bytes) -> str:
@@ -135,15 +176,11 @@ def column_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.Table]:
         whole = whole.select([name])
         yield from (whole.slice(begin, rows) for begin in range(0, whole.num_rows, rows))
         return
-    try:
+    with _readable(path):
         file = pa.parquet.ParquetFile(path)
         column(file.schema_arrow.empty_table(), name)
         for batch in file.iter_batches(batch_size=rows, columns=[name]):
             yield pa.table([_plain(name, pa.chunked_array([batch.column(0)]))], names=[name])
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {type(error).__name__}", "check that the file is whole and readable by you"
-        ) from None
 
 
 def coded(table: pa.Table, name: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
@@ -190,12 +227,16 @@ def categories(values: pa.ChunkedArray, least: int = RELEASE_ROWS) -> tuple[str,
     return tuple(sorted(str(value).lower() if isinstance(value, bool) else value for value in kept))
 
 
-def describe(table: pa.Table, keys: Iterable[str] = ()) -> tuple[Column, ...]:
-    """What an offer shows of each column; the columns in `keys` hold identifiers and show nothing but their name."""
-    key_names = set(keys)
-    for name in key_names:
-        column(table, name)
-    return tuple(_describe(table, name, name in key_names) for name in table.column_names)
+def describe(name: str, values: pa.ChunkedArray) -> Column:
+    """What an offer shows of a column that holds no identifiers."""
+    table = pa.table([values], names=[name])
+    missing_percent = round(100 * values.null_count / len(values))
+    what = kind(table, name)
+    low = high = None
+    if what == "number" and len(values) - values.null_count >= RELEASE_ROWS:
+        low, high = _offered_range(numbers(table, name))
+    shown = categories(values) if what == "category" else ()
+    return Column(name, what, low, high, shown, missing_percent)
 
 
 def binary(table: pa.Table, name: str, positive: str) -> NDArray[np.int8]:
@@ -215,17 +256,6 @@ def binary(table: pa.Table, name: str, positive: str) -> NDArray[np.int8]:
     return np.fromiter((signs.get(value, 0) for value in values), dtype=np.int8, count=len(values))
 
 
-def _describe(table: pa.Table, name: str, is_key: bool) -> Column:
-    values = table.column(name)
-    missing_percent = round(100 * values.null_count / len(values))
-    what = "key" if is_key else kind(table, name)
-    low = high = None
-    if what == "number" and len(values) - values.null_count >= RELEASE_ROWS:
-        low, high = _offered_range(numbers(table, name))
-    shown = categories(values) if what == "category" else ()
-    return Column(name, what, low, high, shown, missing_percent)
-
-
 def _offered_range(values: FloatArray) -> tuple[float, float]:
     low, high = np.quantile(values[np.isfinite(values)], (0.01, 0.99), method="nearest")
     down, up = Context(prec=2, rounding=ROUND_FLOOR), Context(prec=2, rounding=ROUND_CEILING)
@@ -238,13 +268,8 @@ def _number_text(value: float) -> str:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    try:
-        # Not read_table: that one takes folder names like "a=1" for columns.
-        table = pa.parquet.ParquetFile(path).read()
-    except pa.ArrowInvalid:
-        raise ConfigError(
-            f"{path} is no Parquet file, or it is cut short", "write the file again, or name it .csv if it is one"
-        ) from None
+    # Not read_table: that one takes folder names like "a=1" for columns.
+    table = pa.parquet.ParquetFile(path).read()
     names = _clear_names(path, table.column_names)
     return pa.table([_plain(name, values) for name, values in zip(names, table.columns, strict=True)], names=names)
 

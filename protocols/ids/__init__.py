@@ -7,7 +7,7 @@ profiles follow what a partner publishes; docs/identifiers.md has each rule with
 """
 
 from .identifiers import Identifiers, join_blocks, keep_first, repeats
-from .spelling import FORMS, KINDS, PROFILES, normalise, normalise_blocks
+from .spelling import FORMS, KINDS, PROFILES, normalise
 from .validity import Validity
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "join_blocks",
     "keep_first",
     "normalise",
-    "normalise_blocks",
     "repeats",
 ]

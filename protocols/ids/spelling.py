@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 from ..channel import ConfigError
 from . import devices, digests, emails, free_text, phones
 from .column import BoolArray, Texts, buffers, ends, joined, mask, trimmed
-from .identifiers import Identifiers, join_blocks, repeats
+from .identifiers import Identifiers, repeats
 from .speller import Speller
 from .validity import Validity, shapes
 
@@ -66,29 +65,6 @@ def normalise(
         duplicates=int(np.count_nonzero(repeats(ids))),
         shapes=shapes(refused, unreadable=int(broken.sum())),
     )
-
-
-def normalise_blocks(
-    kind: str,
-    blocks: Iterable[Any],
-    region: str | None = None,
-    *,
-    profile: str = "plain",
-    given: str = "clear",
-    form: str = "clear",
-) -> tuple[Identifiers, Validity]:
-    """What `normalise` gives for the blocks of a column one after another; one block is looked at at a time.
-
-    Shapes that are rare in every block may be left out of the report.
-    """
-    pieces: list[Identifiers] = []
-    total = Validity(0, 0, 0, 0)
-    for block in blocks:
-        ids, found = normalise(kind, block, region, profile=profile, given=given, form=form)
-        pieces.append(ids.shifted(total.rows))
-        total += found
-    ids = pieces[0] if len(pieces) == 1 else join_blocks(pieces)
-    return ids, replace(total, duplicates=int(np.count_nonzero(repeats(ids))))
 
 
 def _speller(kind: str, region: str | None, profile: str, *, hashed: bool) -> Speller:
