@@ -410,7 +410,18 @@ class _Form:
             return ()
         profiles = self.by_kind(raw, "profile", kinds, KEY_PROFILES, "plain")
         forms = self.by_kind(raw, "hashed", kinds, KEY_FORMS[1:], "clear")
+        for kind, form in forms.items():
+            self.digests(kind, form, brand, offers)
         return tuple(Key(kind, profiles[kind], forms[kind]) for kind in kinds if kind in KEY_KINDS)
+
+    def digests(self, kind: str, form: str, brand: Dataset | None, offers: list[Offer]) -> None:
+        """Notes whose column of this kind holds digests, if they are not what both sides are to enter."""
+        owners = [(brand.name, brand.given)] if brand is not None else []
+        owners += [(f"{offer.partner}'s {offer.dataset}", offer.given) for offer in offers]
+        for owner, given in owners:
+            if given.get(kind, form) != form:
+                hint = f'write hashed = {{ {kind} = "{given[kind]}" }}: digests cannot be undone, so both enter them'
+                self.wrong("match.hashed", f"{given[kind]} for {kind}, which is all that {owner} has", form, hint)
 
     def by_kind(
         self, raw: dict[str, Any], name: str, kinds: list[str], known: tuple[str, ...], default: str
