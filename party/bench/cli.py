@@ -1,4 +1,4 @@
-"""`tidegate bench match|tokens|insight|train|score|expand|rivals`."""
+"""`tidegate bench match|tokens|insight|train|score|expand|rivals|kernel`."""
 
 from __future__ import annotations
 
@@ -128,6 +128,23 @@ def rivals(
     for row in found["engines"]:
         shown.add_row(*(_text(row.get(column, "")) for column in columns))
     console.print(shown)
+
+
+@bench_app.command("kernel")
+def kernel(
+    elements: Annotated[int, typer.Option(min=256, max=10_000_000, help="Group elements in a batch.")] = 4_096,
+    as_json: AsJson = False,
+) -> None:
+    """Group operations a second by each kernel that runs here, on one core and on all."""
+    from .kernel import kernel_figures
+
+    if as_json:
+        typer.echo(json.dumps(kernel_figures(elements)))
+        return
+    console = Console()
+    with console.status(f"Measuring group operations on {elements:,} elements ..."):
+        figures = kernel_figures(elements)
+    console.print(_table("kernel", figures))
 
 
 def _measure(
