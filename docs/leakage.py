@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tidegate.party.policy import DEFAULT_GUARDS
+from tidegate.party.policy import DEFAULT_GUARDS, OF_OTHER_MEDIA
 from tidegate.protocols.catalog import CATALOG, learns
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -35,6 +35,8 @@ def page() -> str:
             lines = "\n".join(f"- {line}" for line in learns(entry.name, role, **figures))
             parts.append(f"The {role} learns:\n\n{lines}\n")
         parts.append("Assumed:\n\n" + "\n".join(f"- {line}" for line in entry.assumes) + "\n")
+    beside = "Beside the lines of its own steps each media learns:"
+    parts.append(f"## Several media in one campaign\n\n{beside}\n\n- {OF_OTHER_MEDIA}\n")
     return HEAD + "\n".join(parts)
 
 
