@@ -1,5 +1,10 @@
 """The Rust crate in native/: batch arithmetic on ristretto255, all cores, Python's lock released."""
 
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
 def kernels() -> list[str]: ...
 def multiply(elements: bytes, scalar: bytes, kernel: str | None = None) -> bytes: ...
 def hash_multiply(data: bytes, offsets: bytes, dst: bytes, scalar: bytes, kernel: str | None = None) -> bytes: ...

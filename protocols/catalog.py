@@ -90,8 +90,8 @@ _ENTRIES = (
             "brand": (
                 "how many rows with any of the match keys the media's data set holds",
                 "how many people match in each round; at {floor} or more also which of its own rows they are",
-                "which of the people matched by one key have, under a later key, the identifier of another of its "
-                "rows; of which row only if {floor} or more match in that later round",
+                "which of the people matched by one key have, under another key, the identifier of a row of its own "
+                "that had not matched yet; of which row only if {floor} or more match in that key's round",
             ),
             "media": (
                 "how many rows with each match key the brand's data set holds",

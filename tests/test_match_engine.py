@@ -37,6 +37,7 @@ class Clear:
     """An engine that sends the sender's items in its order as they are."""
 
     seen: list[tuple[str, list[bytes]]] = field(default_factory=list)
+    shown: list[list[bytes]] = field(default_factory=list)
     opened: int = 0
 
     async def compare(
@@ -58,7 +59,8 @@ class Clear:
         own = [item for block in items.blocks(7) for item in block]
         self.seen.append((kind, own))
         assert (await channel.recv(Asked)).rows == theirs
-        await channel.send(Everything(tuple(own[place] for place in order)))
+        self.shown.append([own[place] for place in order])
+        await channel.send(Everything(tuple(self.shown[-1])))
         return _ClearAnswered(self)
 
 
@@ -157,6 +159,29 @@ def test_in_mode_brand_the_media_enters_every_row_in_every_round() -> None:
     assert set(SIDES[1]["phone"]) < set(phones)
     assert set(SIDES[1]["email"]) < set(emails)
     assert len(set(phones + emails)) == len(phones) + len(emails)
+
+
+def test_in_mode_brand_a_position_stands_for_one_row_in_all_rounds_and_its_order_is_not_that_of_the_rows() -> None:
+    engines = Clear(), Clear()
+    run(*SIDES, mode="brand", engines=engines)
+    rows = [
+        [dict(zip(SIDES[1][kind], SIDES[1][kind].rows.tolist(), strict=True)).get(item) for item in shown]
+        for (kind, _), shown in zip(engines[1].seen, engines[1].shown, strict=True)
+    ]
+    assert all(a == b for a, b in zip(*rows, strict=True) if a is not None and b is not None)
+    known = [a if b is None else b for a, b in zip(*rows, strict=True)]
+    assert sorted(known) == sorted({*SIDES[1]["phone"].rows.tolist(), *SIDES[1]["email"].rows.tolist()})  # type: ignore[type-var]  # each has one
+    assert sum(a == b for a, b in zip(known, sorted(known), strict=True)) < 10  # type: ignore[type-var]  # as above
+
+
+@pytest.mark.parametrize("mode", ["both", "size"])
+def test_the_order_of_a_round_is_drawn_anew_and_not_that_of_the_rows(mode: str) -> None:
+    engines = Clear(), Clear()
+    sides = [{"email": side["email"]} for side in SIDES]
+    run(*sides, mode=mode, engines=engines)
+    shown, entered = engines[1].shown[0], engines[1].seen[0][1]
+    assert sorted(shown) == sorted(entered)
+    assert sum(a == b for a, b in zip(shown, entered, strict=True)) < 10
 
 
 def test_an_engine_that_finds_a_stranger_is_not_believed() -> None:

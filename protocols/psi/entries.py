@@ -77,8 +77,6 @@ def regrouped(pieces: Iterable[Identifiers], size: int) -> Iterator[Identifiers]
         if n >= size:
             *full, last = join_blocks(held).blocks(size)
             yield from full
-            held, n = ([last], len(last)) if len(last) < size else ([], 0)
-            if not held:
-                yield last
+            held, n = [last], len(last)
     if n:
         yield join_blocks(held)

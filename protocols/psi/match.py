@@ -5,7 +5,7 @@ For each kind of identifier, in order of priority, one round:
     receiver (brand)                                    sender (media)
                                  -- Size -->
                                  <-- Size --               the round ends here if either is under the floor
-      an engine compares, the sender's list in a secret order drawn anew: see `engine`
+      an engine compares, the sender's list in an order that it draws: see `engine`
       counts the positions it has found
                                  -- Found -->              0 for anything under the floor, which ends the round
       mode both                  -- Positions -->          one bit for each position of the sender's order
@@ -26,9 +26,10 @@ the next kind. In mode brand neither side may show how many those are. So the re
 `entries`) for each row that has matched, and the sender, which does not know them, enters one secret order of all
 its rows with an identifier of any kind in every round, a stranger for each row that has none of this kind. A position
 stands for the same row in every round then: the receiver drops a match at a position that it has taken before. What it
-learns by that, whether the round reaches the floor or not, is which of the people that it knows to be matched also
-have, under a later kind, the identifier of another row of its own; it cannot tell of which row while the round stays
-under the floor. Modes with one kind alone know no such links; mode size has one kind, since it would not open them.
+learns by that is which positions it finds in several rounds: of the people that it knows to be matched, which also
+have under another kind the identifier of a row of its own that had not matched yet; of which row, it cannot tell while
+that kind's round stays under the floor. With one kind there are no such links. Mode size has one kind, since it opens
+no match by which a row could leave.
 
 Assumption: both follow the protocol and enter their own rows. A receiver that claims a size it did not see learns
 which rows match below the floor. What can be checked is: counts, positions, bounds, and that mode brand's sender
