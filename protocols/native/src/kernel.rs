@@ -147,3 +147,85 @@ fn agrees_with_dalek(kernel: &Kernel) -> bool {
         (kernel.multiply)(&bad, &half, &mut product) == Err(place)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each() -> impl Iterator<Item = &'static Kernel> {
+        kernels().iter().copied().chain([&EMULATED])
+    }
+
+    #[test]
+    fn one_way_map_is_that_of_rfc9496() {
+        let vectors = include_str!("../../../tests/vectors/rfc9496_ristretto255.json");
+        let texts = |key: &str| -> Vec<&str> {
+            let opening = format!("\"{key}\": \"");
+            let after = vectors.split(opening.as_str()).skip(1);
+            after.filter_map(|text| text.split('"').next()).collect()
+        };
+        let uniform: Vec<[u8; 64]> = texts("label")
+            .iter()
+            .map(|label| Sha512::digest(label).into())
+            .collect();
+        assert_eq!(uniform.len(), 7);
+        for kernel in each() {
+            let mut mapped = [0; 7 * ELEMENT];
+            (kernel.map_multiply)(&uniform, &Half::of(&Scalar::ONE), &mut mapped);
+            let hex: String = mapped.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, texts("encoding").concat(), "{}", kernel.name);
+        }
+    }
+
+    #[test]
+    fn one_way_map_is_daleks_at_the_edges() {
+        let mut halves = vec![[0; 32], [0xff; 32]];
+        for low in [0x00, 0x01, 0xeb, 0xec, 0xed, 0xee, 0xff] {
+            for (middle, top) in [(0x00, 0x00), (0xff, 0x7f), (0xff, 0xff), (0x00, 0x80)] {
+                let mut half = [middle; 32];
+                (half[0], half[31]) = (low, top);
+                halves.push(half);
+            }
+        }
+        let pairs = halves
+            .iter()
+            .flat_map(|first| halves.iter().map(move |second| (first, second)));
+        let uniform: Vec<[u8; 64]> = pairs
+            .map(|(first, second)| [*first, *second].concat().try_into().expect("two halves"))
+            .collect();
+        for scalar in [Scalar::ONE, -Scalar::ONE, Scalar::from(2u64).invert()] {
+            let half = Half::of(&scalar);
+            let mut expected = vec![0; uniform.len() * ELEMENT];
+            (DALEK.map_multiply)(&uniform, &half, &mut expected);
+            for kernel in each() {
+                let mut mapped = vec![0; uniform.len() * ELEMENT];
+                (kernel.map_multiply)(&uniform, &half, &mut mapped);
+                assert!(mapped == expected, "{}", kernel.name);
+            }
+        }
+    }
+
+    #[test]
+    fn kernel_that_computes_or_refuses_otherwise_than_dalek_is_passed_over() {
+        assert!(agrees_with_dalek(&EMULATED));
+        let wrong_product = Kernel {
+            multiply: |elements, half, out| {
+                let answer = (DALEK.multiply)(elements, half, out);
+                out[out.len() - 1] ^= 1;
+                answer
+            },
+            ..DALEK
+        };
+        let wrong_map = Kernel {
+            map_multiply: |_, _, out| out.fill(1),
+            ..DALEK
+        };
+        let refuses_nothing = Kernel {
+            multiply: |elements, half, out| (DALEK.multiply)(elements, half, out).or(Ok(())),
+            ..DALEK
+        };
+        for kernel in [wrong_product, wrong_map, refuses_nothing] {
+            assert!(!agrees_with_dalek(&kernel));
+        }
+    }
+}
