@@ -129,6 +129,7 @@ async def answer(
 ) -> Answered:
     """Plays the sender; see `engine.Engine`."""
     key, seed = Scalar.random(randomness), randomness.bytes(SEED_BYTES)
+    shown = _order(seed, theirs)
     evaluated = np.empty((theirs, ELEMENT_BYTES), np.uint8)
     for span in _spans(theirs, BLOCK):
         blinded = _exactly((await channel.recv(Blinded)).elements, evaluated[span].size, "blinded elements")
@@ -136,7 +137,6 @@ async def answer(
     # Two blinded elements are equal if and only if the evaluated ones are.
     if has_repeats(evaluated, randomness.bytes(KEY_BYTES)):
         raise PeerError("the receiver sent a blinded element twice")
-    shown = _order(seed, theirs)
     tokens = np.empty((len(items), token_bytes(theirs, len(items))), np.uint8)
     own = zip(_spans(len(items), BLOCK), items.blocks(BLOCK), strict=True)
     # One block out, one of our own: we compute while the receiver does.
