@@ -531,6 +531,23 @@ def test_a_bad_difference_leaves_the_list_that_was_held(lie: str) -> None:
     assert brand.added == {"text": 2}
 
 
+def test_tokens_of_a_prefix_that_was_not_asked_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch, "LEAST_SHARD", 1)
+    there = Table(prefix_bits=2)
+    some = made(ids(*range(100)), there.key)
+    first, second = there.roles({"text": ids(7)}, {"text": some})
+    (asked,) = token_lists.prefixes(epoch.tokens_of(ids(7), there.key), 2).tolist()
+    (stranger, *_) = np.flatnonzero(token_lists.prefixes(some.tokens, 2) != asked).tolist()
+
+    def swapped(m: epoch.Added) -> list[Message]:
+        mixed = np.concatenate([np.frombuffer(m.tokens, np.uint8).reshape(-1, 12)[1:], some.tokens[stranger][None]])
+        return changed(m, tokens=mixed[rising_order(mixed)].tobytes())
+
+    brand, *_ = asyncio.run(spoken(first, lying(second, epoch.Added, swapped)))
+    assert isinstance(brand, PeerError)
+    assert "was not asked for" in str(brand)
+
+
 def test_answers_under_another_key_match_nobody() -> None:
     there = Table(floor=5)
     first, second = there.roles({"text": ids(*range(40))}, {"text": made(ids(*range(40)), there.key)})
