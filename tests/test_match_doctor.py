@@ -157,6 +157,11 @@ def member(i: int) -> str:
     return f"0{i:05d}AB"
 
 
+def wide(text: str) -> str:
+    """In the full-width characters that East Asian keyboards write."""
+    return "".join(chr(ord(c) + 0xFEE0) for c in text)
+
+
 def people(begin: int, end: int, write: Callable[[int], str | None]) -> Texts:
     return [write(i) for i in range(begin, end)]
 
@@ -304,6 +309,27 @@ def test_both_sides_can_be_told_to_change(clinic: Clinic) -> None:
     assert "--region NL" in told["feed"]
 
 
+def test_declared_digests_need_no_new_registration(clinic: Clinic) -> None:
+    write = lambda i: sha256(f"anna{i}@x.nl")  # noqa: E731 - one line reads better here
+    sides = {"email": people(0, 900, lambda i: f"anna{i}@x.nl")}, {"email": people(300, 1400, write)}
+    brand, _ = clinic.run(*sides, hashed=({}, {"email": "sha256"}))
+    (advice,) = brand["keys"][0]["advice"]
+    assert advice["side"] == "acme"
+    assert 'hashed = { email = "sha256" }' in advice["text"]
+
+
+def test_what_no_spelling_explains_is_told_to_the_side_with_fewer_valid_values(clinic: Clinic) -> None:
+    brand, _ = clinic.run(
+        {"email": people(0, 900, lambda i: f"anna{i}@x.nl")},
+        {"email": people(300, 1400, lambda i: f'"Anna" <an.na{i}@x.nl>')},
+    )
+    (found,) = brand["keys"]
+    assert found["agreed"]["matches"] is found["best"]["matches"] is None
+    (advice,) = found["advice"]
+    assert advice["side"] == "feed"
+    assert "too loose to match on" in advice["text"]
+
+
 # What is seen and kept.
 
 
@@ -379,7 +405,7 @@ def test_nothing_of_a_person_is_sent_or_kept(clinic: Clinic) -> None:
     [
         ("phone", [mobile, lambda i: mobile(i)[1:], lambda i: "0" + mobile(i)[3:], lambda i: f" ({mobile(i)[:3]}) "
                    f"{mobile(i)[3:6]}-{mobile(i)[6:]}", lambda i: mobile(i)[1:] + ".0",
-                   lambda i: f"3.{mobile(i)[2:]}E+10"]),
+                   lambda i: f"3.{mobile(i)[2:]}E+10", lambda i: wide(mobile(i))]),
         ("email", [lambda i: f"an.na{i}@gmail.com", lambda i: f"Anna{i}+x@GoogleMail.com",
                    lambda i: f'"A" <a.nna{i}@gmail.com>', lambda i: f"mailto:ANNA{i}@gmail.com"]),
         ("device", [device, lambda i: device(i).lower().replace("-", ""), lambda i: f"{{{device(i)}}}",
@@ -458,6 +484,7 @@ def roles(
     drawn: int = 0,
     seed: bytes | None = None,
     kind: str = "text",
+    engine: Any = oprf_match,
 ) -> tuple[Role, Role]:
     terms = Settings(forms={kind: "clear"}, floor=FLOOR, noise_sd=noise, max_rows=1000)
 
@@ -467,7 +494,7 @@ def roles(
     def enter(groups: dict[str, list[str]]) -> doctor.Enter:
         return lambda _kind, _form, _theirs: {name: ids(names) for name, names in groups.items()}
 
-    common: dict[str, Any] = {"engine": oprf_match, "settings": terms}
+    common: dict[str, Any] = {"engine": engine, "settings": terms}
     columns = {kind: column(kind=kind)}
     return (
         lambda channel: doctor.receiver(channel, columns, enter(brand), randomness=random(b"r"), **common),
@@ -555,6 +582,31 @@ def test_no_pair_shares_an_element_or_token_with_another() -> None:
             seen |= values
     # Four pairs but one: zeros with case makes no sense.
     assert len(seen) == (30 + 12) * 4 + (35 + 12) * 2 + (40 + 12) * 2 + (20 + 12)
+
+
+class Watched:
+    """The engine, with the orders that the sender gave it."""
+
+    def __init__(self) -> None:
+        self.orders: list[list[int]] = []
+
+    async def compare(self, channel: Channel, items: Any, **rest: Any) -> Any:
+        return await oprf_match.compare(channel, items, **rest)
+
+    async def answer(self, channel: Channel, items: Any, **rest: Any) -> Any:
+        self.orders.append(rest["order"].tolist())
+        return await oprf_match.answer(channel, items, **rest)
+
+
+def test_each_pair_has_a_secret_order_of_its_own() -> None:
+    watched = Watched()
+    same = {"contract": named(range(60)), "case": named(range(60))}
+    simulate(*roles(same, same, noise=1, engine=watched))
+    assert len(watched.orders) == 4
+    for i, order in enumerate(watched.orders):
+        assert sorted(order) == list(range(72))
+        assert sum(place == at for at, place in enumerate(order)) < 12
+        assert order not in watched.orders[:i]
 
 
 def test_no_order_is_ever_opened() -> None:
