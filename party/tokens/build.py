@@ -200,7 +200,7 @@ class _Earlier:
             self._rest = mapped(list_file(folder, kind, says["build"], "names"), self._rest.shape[1])
 
     def find(self, names: Bytes) -> tuple[BoolArray, Bytes]:
-        """Which of sorted names (n, 16) are known (n,), and their tokens (n, w)."""
+        """Which of the names (n, 16) are known (n,), and their tokens (n, w)."""
         tails = _NAME_BYTES - _HEAD_BYTES
         at = search(names[:, _HEAD_BYTES:], heads(names), self._rest[:, :tails], self._heads)
         tokens = np.zeros((len(names), self._width), np.uint8)
@@ -213,6 +213,7 @@ def _make_block(
 ) -> tuple[int, int]:
     """Writes a block's tokens with their rows, and names with their tokens, each sorted; how many were new, known."""
     names = pseudonyms(ids.data, ids.offsets, secrets.local)
+    # In this order the look-up goes through the last build's files once, from front to back.
     order = rising_order(names)
     known, tokens = np.zeros(len(ids), np.bool_), np.empty((len(ids), key.width), np.uint8)
     known[order], tokens[order] = earlier.find(names[order])

@@ -34,7 +34,9 @@ fn each<'py, const N: usize>(
     digest: impl Fn(usize) -> [u8; N] + Sync,
 ) -> PyResult<Bound<'py, PyBytes>> {
     if !(1..=N).contains(&length) {
-        return Err(PyValueError::new_err(format!("digests have 1 to {N} bytes")));
+        return Err(PyValueError::new_err(format!(
+            "digests have 1 to {N} bytes"
+        )));
     }
     PyBytes::new_with(py, count * length, |out| {
         py.detach(|| {
