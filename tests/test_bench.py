@@ -26,7 +26,10 @@ def test_one_json_object_with_the_promised_figures() -> None:
     assert figures["cpu"]
     assert figures["version"]
     assert figures["seconds"] > 0
-    assert figures["peak_rss_mb"] > 20
+    assert figures["peak_rss_mb"] == max(figures["peak_rss_mb_by_party"].values()) > 20
+    assert set(figures["cpu_s"]) == {"coordinator", "brand", "media"}
+    assert (figures["mode"], figures["engine"], figures["keys"]) == ("both", "oprf", ["email"])
+    assert figures["bytes_per_row"] == round(figures["bytes"] / 3000, 1) < 110
     # Blinded and evaluated elements, tokens and little else: every frame is counted once.
     assert 3000 * 64 + 2000 * 12 < figures["bytes"] < 3000 * 64 + 2000 * 24 + 40_000
 
