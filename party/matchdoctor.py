@@ -76,7 +76,10 @@ class _Part:
         return Charged(channel, lambda: self._job.charge("doctor", 1, 12))
 
     def enter(self, kind: str, form: str, theirs: Column) -> Mapping[str, Identifiers]:
-        """The variants of a column that write enough of the sample otherwise than the contract's own."""
+        """The variants of a column that write enough of the sample otherwise than the contract's, and the loose one.
+
+        That one is compared with itself alone, so it is of no use unless both sides enter it.
+        """
         own = self.columns[kind]
         found = variants.groups(
             kind,
@@ -89,7 +92,11 @@ class _Part:
             hashed=own.form != "clear",
         )
         telling = self.settings.floor
-        return {name: each.ids for name, each in found.items() if name == variants.CONTRACT or each.changed >= telling}
+        return {
+            name: each.ids
+            for name, each in found.items()
+            if name in (variants.CONTRACT, variants.LOOSE) or each.changed >= telling
+        }
 
     def facts(self, found: Mapping[str, Compared]) -> Facts:
         scale = diagnosis.Scale(self._sample.rate, self.settings.noise_sd, self.settings.floor)
