@@ -136,6 +136,13 @@ class Three:
         runs = self.stores[party].runs(self.campaign(party, name).hash)
         return {run.step: run.run for run in runs if run.state == "committed"}
 
+    def until_committed(self, party: str, name: str, steps: set[int]) -> None:
+        def over() -> bool:
+            return self.campaign(party, name).state in FINAL or set(self.committed(party, name)) >= steps
+
+        until("its steps are committed", over, 90)
+        assert set(self.committed(party, name)) == steps, self.stores[party].runs(self.campaign(party, name).hash)
+
     def until_over(self, name: str, state: str = "done", parties: tuple[str, ...] = NAMES) -> None:
         until("the campaign ends", lambda: all(self.campaign(each, name).state in FINAL for each in parties), 90)
         found = {each: (self.campaign(each, name).state, self.campaign(each, name).reason) for each in parties}
@@ -266,7 +273,7 @@ def test_a_media_that_is_away_holds_up_its_own_match_alone_and_where_the_brand_a
     there.kill("alpha")
     there.propose("away", people, "brand")
     there.approve("away")
-    until("beta's match is done", lambda: set(there.committed("shop", "away")) == {1}, 60)
+    there.until_committed("shop", "away", {1})
     for party in ("shop", "beta"):
         until("it waits", lambda party=party: there.campaign(party, "away").state == "waiting", 30)  # type: ignore[misc]
     there.up("alpha")
@@ -284,10 +291,8 @@ def test_kill_9_at_a_media_during_its_match_loses_nothing_of_the_others(there: T
     contract = there.campaign("alpha", "killed").hash
     until("alpha's match starts", lambda: [run.state for run in there.stores["alpha"].runs(contract)] == ["started"])
     there.kill("alpha")
-    until(
-        "beta's match is done",
-        lambda: 1 in there.committed("beta", "killed") and 1 in there.committed("shop", "killed"),
-    )
+    for party in ("shop", "beta"):
+        there.until_committed(party, "killed", {1})
     before = there.committed("beta", "killed")
     there.up("alpha")
     there.until_over("killed")

@@ -126,6 +126,8 @@ def read_setting(data: Path) -> Setting:
         raise ConfigError(f"there is no {file}", "see docs/campaign-file.md; `tidegate demo` alone shows one") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}", "see docs/campaign-file.md") from None
+    if isinstance(_section(file, raw, "parties").get("media"), list):
+        raise ConfigError(f"{file}: the demo plays a brand and one media", 'write [parties] media = "NAME"')
     names = tuple(_text(file, raw, "parties", role) for role in PARTIES)
     kinds = _section(file, raw, "match").get("keys")
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
