@@ -24,16 +24,15 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few rows are several pieces, and a few duplicates are compared in several parts."""
-    monkeypatch.setattr(keys, "READ_ROWS", 7)
-    monkeypatch.setattr(keys, "COMPARED_AT_ONCE", 3)
-
-
 def opened(path: Path, column: str, kind: str = "text", scratch: Path | None = None) -> KeyColumn:
-    scratch = scratch or path.parent
-    return open_column(path, column, Key(kind), "NL", given="clear", scratch=scratch, randomness=Randomness(b"k" * 32))
+    """A few rows are several pieces here, and a few duplicates are compared in several parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "READ_ROWS", 7)
+        patch.setattr(keys, "COMPARED_AT_ONCE", 3)
+        drawn = Randomness(b"k" * 32)
+        return open_column(
+            path, column, Key(kind), "NL", given="clear", scratch=scratch or path.parent, randomness=drawn
+        )
 
 
 def parquet(path: Path, values: pa.Array, group: int = 5) -> Path:

@@ -66,7 +66,12 @@ impl Table {
     }
 
     /// Enters `place`, or gives the place of the equal string that is there already.
-    fn enter<'a>(&mut self, place: u32, string: &[u8], at: impl Fn(u32) -> &'a [u8]) -> Option<u32> {
+    fn enter<'a>(
+        &mut self,
+        place: u32,
+        string: &[u8],
+        at: impl Fn(u32) -> &'a [u8],
+    ) -> Option<u32> {
         let mask = self.slots.len() - 1;
         let mut slot = self.hasher.hash(string) as usize & mask;
         loop {
@@ -85,7 +90,9 @@ impl Table {
 /// The bytes of an array that Python lends for the time of the call.
 fn lent<'a>(buffer: &'a PyBuffer<u8>, width: usize) -> PyResult<&'a [u8]> {
     if !buffer.is_c_contiguous() || width == 0 || buffer.item_count() % width != 0 {
-        return Err(PyValueError::new_err("expected whole rows in one piece of memory"));
+        return Err(PyValueError::new_err(
+            "expected whole rows in one piece of memory",
+        ));
     }
     if buffer.item_count() == 0 {
         return Ok(&[]);
@@ -97,13 +104,18 @@ fn lent<'a>(buffer: &'a PyBuffer<u8>, width: usize) -> PyResult<&'a [u8]> {
 
 fn check(n: usize) -> PyResult<()> {
     if n >= MOST {
-        return Err(PyValueError::new_err("too many strings for places of 32 bits"));
+        return Err(PyValueError::new_err(
+            "too many strings for places of 32 bits",
+        ));
     }
     Ok(())
 }
 
 fn little_endian(places: &[u32]) -> Vec<u8> {
-    places.iter().flat_map(|place| place.to_le_bytes()).collect()
+    places
+        .iter()
+        .flat_map(|place| place.to_le_bytes())
+        .collect()
 }
 
 /// (places in own, places in peer) of equal strings, by rising place in peer; None if one side has a string twice.
@@ -123,7 +135,11 @@ pub fn equal_places<'py>(
     let found = py.detach(|| {
         let at = |place: u32| {
             let place = place as usize;
-            let (side, place) = if place < n { (own, place) } else { (peer, place - n) };
+            let (side, place) = if place < n {
+                (own, place)
+            } else {
+                (peer, place - n)
+            };
             &side[place * width..(place + 1) * width]
         };
         let mut table = Table::new(n + m, hasher);
@@ -133,7 +149,9 @@ pub fn equal_places<'py>(
             match table.enter(place, at(place), at) {
                 None => {}
                 // An equal string on the same side, or one that this side had entered too.
-                Some(other) if (place as usize) < n || (other as usize) >= n || matched[other as usize] => {
+                Some(other)
+                    if (place as usize) < n || (other as usize) >= n || matched[other as usize] =>
+                {
                     return None;
                 }
                 Some(other) => {
@@ -150,7 +168,12 @@ pub fn equal_places<'py>(
 
 /// Whether two of the strings are equal.
 #[pyfunction]
-pub fn has_repeats(py: Python<'_>, items: PyBuffer<u8>, width: usize, key: &[u8]) -> PyResult<bool> {
+pub fn has_repeats(
+    py: Python<'_>,
+    items: PyBuffer<u8>,
+    width: usize,
+    key: &[u8],
+) -> PyResult<bool> {
     let items = lent(&items, width)?;
     check(items.len() / width)?;
     let hasher = Hasher::new(key)?;
