@@ -55,13 +55,11 @@ class _Part:
         self._job, self._keys = job, {key.kind: key for key in job.contract.keys}
         self._names = diagnosis.Names(brand.name, media.name, brand.data.rows, media.data.rows)
         self._sample = variants.Sample.of(job.contract.hash, _wanted(job), max(brand.data.rows, media.data.rows))
-        self._blocks: dict[str, variants.Blocks] = {}
         self.columns: dict[str, Column] = {}
         for kind, key in self._keys.items():
-            self._blocks[kind] = _column(job, kind)
             region = job.region if kind == "phone" else None
             given = job.given.get(kind, "clear")
-            shape = variants.shape(kind, self._blocks[kind], region, key.profile, given)
+            shape = variants.shape(kind, _blocks(job, kind), region, key.profile, given)
             self.columns[kind] = Column.of(kind, given, shape, region, guards.floor)
         rows = job.contract.party(job.peer).data.rows
         self.settings = doctor.Settings(
@@ -84,7 +82,7 @@ class _Part:
         found = variants.groups(
             kind,
             form,
-            self._blocks[kind],
+            _blocks(self._job, kind),
             self._sample,
             region=self._job.region,
             other_region=doctor.other_region(own, theirs) or None,
@@ -125,12 +123,12 @@ def _wanted(job: Job) -> int:
     return value
 
 
-def _column(job: Job, kind: str) -> variants.Blocks:
+def _blocks(job: Job, kind: str) -> variants.Blocks:
+    """The raw texts of the column with that kind of key, read from disk as they are asked for."""
     column = job.keys.get(kind)
     if column is None:
         raise ConfigError(
             f"data set {job.contract.party(job.party).data.name} has no {kind} column to match on",
             f"register it with `tidegate party data add ... --key {kind}=COLUMN`",
         )
-    texts = table.text_column(job.rows, column)
-    return [texts.slice(at, _BLOCK) for at in range(0, len(texts), _BLOCK)]
+    return table.text_blocks(job.path, column, _BLOCK)

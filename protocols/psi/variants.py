@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -46,7 +46,7 @@ from .token_lists import pseudonyms
 CONTRACT, LOOSE, WRITTEN = "contract", "loose", "written"
 FORMS = ("clear", "sha256", "md5")
 SAMPLED_WHOLE = 2**64
-Blocks = Sequence[Any]
+Blocks = Iterable[Any]
 """A column in pieces of some 100,000 rows: pyarrow arrays of text, or sequences of str | None."""
 _KEY_LABEL = b"tidegate doctor sample v1\0"
 _LOOSE_DIGITS, _COARSE_DIGITS = 8, 7
