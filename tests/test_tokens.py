@@ -32,10 +32,12 @@ from tests.real_parties import (
     until,
     write_tables,
 )
-from tests.two_parties import introduce, make_party, make_town, write_csv
-from tidegate.party import campaign, dataset, policy
+from tests.two_parties import Party, introduce, make_party, make_town, media_rows, write_csv
+from tidegate.party import campaign, dataset, mail, policy, steps
 from tidegate.party.cli import party_app
+from tidegate.party.job import Job
 from tidegate.party.steps import read_rows
+from tidegate.party.store import PersonError
 from tidegate.party.tokens import build as building
 from tidegate.party.tokens import folders, held, own
 from tidegate.party.tokens.build import Built
@@ -44,7 +46,8 @@ from tidegate.protocols.ids import normalise
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import epoch
 from tidegate.protocols.psi.token_lists import digest, is_rising, places
-from tidegate.wire.contract import Key
+from tidegate.protocols.simulate import simulate
+from tidegate.wire.contract import Contract, Key
 
 TEXT = (Key("text"),)
 
@@ -462,6 +465,88 @@ def test_a_campaign_file_may_ask_for_shards_by_prefix_in_epoch_mode_alone(tmp_pa
     assert "1000 of feed's 2000 rows" in str(few)
     (unknown,) = checked(IN_A_FILE.replace('mode = "epoch"\nepoch = "q4"\n', "") + "prefix_bits = 0\n").mistakes
     assert "prefix_bits" in str(unknown)
+    there.close()
+
+
+# The step, between two parties in one process.
+
+
+def job(party: Party, made: Contract, spent: list[str]) -> Job:
+    me = made.party(party.identity.name)
+    registered = party.store.dataset(me.data.name)
+    staging = party.home.path / "staging" / "run"
+    staging.mkdir(exist_ok=True)
+    return Job(
+        contract=made,
+        step=made.steps[0],
+        party=me.name,
+        path=registered.path,
+        keys=registered.keys,
+        given=registered.given,
+        region=None,
+        duplicates=registered.duplicates,
+        earlier={},
+        staging=staging,
+        randomness=Randomness.system(),
+        count_noise=lambda n: np.zeros(n, np.int64),
+        charge=lambda kind, amount, limit: spent.append(f"{me.name} {kind} {amount} of {limit}"),
+        tokens=party.home.tokens,
+    )
+
+
+def test_the_media_takes_part_with_tokens_of_the_contracts_data_spelling_and_epoch_alone(tmp_path: Path) -> None:
+    there = make_town(tmp_path)
+
+    def contract(text: str = IN_A_FILE) -> Contract:
+        made = campaign.check(there.campaign_file(text), there.acme.home, there.acme.store, 1_800_000_000).contract
+        assert made is not None
+        return made
+
+    def build(profile: str = "plain") -> None:
+        building.build(
+            folders.own_folder(there.feed.home.tokens, "people", "acme", "q4"),
+            there.feed.store.dataset("people"),
+            (Key("email", profile),),
+            for_rows=1500,
+            queries=None,
+            randomness=Randomness.system(),
+            say=lambda *_: None,
+        )
+
+    spent: list[str] = []
+
+    def play(made: Contract) -> tuple[dict[str, Any], dict[str, Any]]:
+        spent.clear()
+        return simulate(
+            lambda channel: steps.play(job(there.acme, made, spent), channel),
+            lambda channel: steps.play(job(there.feed, made, spent), channel),
+        )
+
+    with pytest.raises(PersonError, match="no email tokens of data set people are built for acme and epoch q4") as told:
+        play(contract())
+    assert "tidegate party tokens build people --partner acme --epoch q4" in told.value.hint
+    assert spent == []
+    build()
+    brand, media = play(contract())
+    assert brand["size"] == media["size"] == 1000
+    assert sorted(spent) == ["acme match 1 of 12", "feed match 1 of 12"]
+    rows = [read_rows(party.home.path / "staging" / "run") for party in (there.acme, there.feed)]
+    assert (rows[0] - rows[1] == 500).all()
+    with pytest.raises(DisagreementError, match="built as plain and clear, the contract says google and clear"):
+        play(contract(IN_A_FILE.replace('mode = "epoch"', 'mode = "epoch"\nprofile = "google"')))
+    with pytest.raises(PersonError, match="epoch q5"):
+        play(contract(IN_A_FILE.replace("q4", "q5")))
+    path = write_csv(tmp_path / "media.csv", media_rows(2100))
+    dataset.register(there.feed.store, "people", path, {"email": "email"}, "", "refuse")
+    there.office.online(
+        there.feed.home, lambda relay: mail.offer(there.feed.home, there.feed.store, relay, "people", "acme")
+    )
+    there.collect(there.acme)
+    with pytest.raises(PersonError, match="of another state of data set people"):
+        play(contract())
+    build()
+    brand, _ = play(contract())
+    assert (brand["asked_by_key"], brand["added_by_key"]) == ({"email": 0}, {"email": 100})
     there.close()
 
 
