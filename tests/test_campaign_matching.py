@@ -244,3 +244,12 @@ def test_a_column_of_digests_is_entered_as_what_it_is_or_the_campaign_is_refused
     undone = replace(contract, keys=(Key("email"),))
     problems = policy.problems(town.acme.home, town.acme.store, undone, NOW_S)
     assert ["sha256 digests of it alone" in problem.text for problem in problems] == [True]
+
+
+def test_the_doctor_alone_may_look_at_digests_beside_clear_text(town: Town) -> None:
+    dataset.register(
+        town.acme.store, "digests", _digest_file(town), {"email": "email"}, "", "refuse", {"email": "sha256"}
+    )
+    text = ONE.replace('brand = "customers"', 'brand = "digests"').replace("[steps.match]", "[steps.doctor]")
+    contract = contract_of(town, text)
+    assert policy.problems(town.acme.home, town.acme.store, contract, NOW_S) == []
