@@ -22,7 +22,7 @@ def checkup(report: Report) -> Html:
     headline = f"{changes} thing{'s' * (changes != 1)} to look at before the match" if changes else "Nothing to change"
     drawn = "all people" if facts["rate"] == 1 else f"{share(facts['rate'])} of the people, the same at both sides"
     return joined(
-        opening("Match doctor", headline),
+        opening(f"Match doctor, with {report['peer']}", headline),
         element(
             "p",
             f"Counted on {drawn}. Each count carries noise of about ±{count(facts['noise'])}, and "
