@@ -9,12 +9,13 @@
 //! Limbs have a sign. A product's are at most 2^50 + 2^12 (*size* 1, see `field`). C + ab must not leave C's binade,
 //! so |ab| < 2^102: the product of the sizes is at most 3 (1 + 2^-36) < 4. A difference needs no bias.
 //!
-//! All of this takes rounding to nearest, which is how every process starts; in another mode the kernel's check
-//! against curve25519-dalek fails and it is passed over.
+//! All of this takes rounding to nearest, which is how every process starts; a thread that has another mode is given
+//! curve25519-dalek instead (`rounds_to_nearest`).
 
 use crate::field::{bits, each, put_bits, Field, Mask, Words, MAX_LANES};
 use core::arch::asm;
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 #[derive(Clone, Copy)]
 pub struct Avx2([__m256d; 5]);
@@ -27,6 +28,13 @@ const TWO_51: f64 = (1u64 << 51) as f64;
 const HIGH: f64 = 3.0 * TWO_51 * TWO_51;
 /// Its unit in the last place is 1.
 const LOW: f64 = 3.0 * TWO_51;
+
+/// Whether this thread rounds to nearest: three quarters of a unit in the last place count as one, up and down.
+pub fn rounds_to_nearest() -> bool {
+    let above = 1.0 + black_box(0.75 * f64::EPSILON);
+    let below = -1.0 - black_box(0.75 * f64::EPSILON);
+    above == 1.0 + f64::EPSILON && below == -1.0 - f64::EPSILON
+}
 
 // SAFETY, for every block below: the intrinsics need AVX2 and FMA and nothing else. This type is used by
 // `kernel::vector` alone, whose entry functions run only where the CPU has both.
@@ -206,8 +214,13 @@ fn pass(number: &mut [__m256i; 5]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn times_19(lanes: __m256i) -> __m256i {
-    let thrice = _mm256_add_epi64(lanes, _mm256_slli_epi64::<1>(lanes));
-    _mm256_add_epi64(thrice, _mm256_slli_epi64::<4>(lanes))
+    let mut sixteen = _mm256_slli_epi64::<4>(lanes);
+    // Hides the shift: the compiler would make a multiplication of all this, out of 32-bit ones.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) sixteen, options(pure, nomem, nostack, preserves_flags));
+    }
+    let thrice = _mm256_add_epi64(lanes, _mm256_add_epi64(lanes, lanes));
+    _mm256_add_epi64(thrice, sixteen)
 }
 
 /// What columns start from: less the bits of the constants that the halves of products are added to, and for the five

@@ -194,49 +194,66 @@ impl<L: Lanes> Ifma<L> {
     }
 }
 
+// Column k of a product sums the low halves of x[i] y[j] for i + j = k and twice the high halves for i + j = k - 1:
+// those weigh 2^52, columns 2^51. The high ones come first, so that one addition doubles their sum.
+
 #[inline(always)]
 fn product<L: Lanes>(Ifma(x): &Ifma<L>, Ifma(y): &Ifma<L>) -> Ifma<L> {
-    let mut low = [L::splat(0); 10];
-    let mut high = [L::splat(0); 10];
+    let mut column = [L::splat(0); 10];
     each!(I in [0 1 2 3 4] {
         each!(J in [0 1 2 3 4] {
-            low[I + J] = low[I + J].add_product_low(x[I], y[J]);
-            high[I + J + 1] = high[I + J + 1].add_product_high(x[I], y[J]);
+            column[I + J + 1] = column[I + J + 1].add_product_high(x[I], y[J]);
         });
     });
-    reduced(low, high)
+    each!(K in [1 2 3 4 5 6 7 8 9] {
+        column[K] = column[K].add(column[K]);
+    });
+    each!(I in [0 1 2 3 4] {
+        each!(J in [0 1 2 3 4] {
+            column[I + J] = column[I + J].add_product_low(x[I], y[J]);
+        });
+    });
+    reduced(column)
 }
 
+/// Of the products x[i] x[j] with i below j, each counts twice; twice a limb would not fit 52 bits, so the sums are
+/// doubled.
 #[inline(always)]
 fn square_times<L: Lanes>(number: &Ifma<L>, times: u32) -> Ifma<L> {
     let mut power = *number;
     for _ in 0..times {
         let Ifma(x) = power;
-        let mut low = [L::splat(0); 10];
-        let mut high = [L::splat(0); 10];
+        let mut column = [L::splat(0); 10];
         each!(I in [0 1 2 3 4] {
             each!(J in [0 1 2 3 4] {
                 if I < J {
-                    low[I + J] = low[I + J].add_product_low(x[I], x[J]);
-                    high[I + J + 1] = high[I + J + 1].add_product_high(x[I], x[J]);
+                    column[I + J + 1] = column[I + J + 1].add_product_high(x[I], x[J]);
                 }
             });
         });
-        // Twice a limb would not fit 52 bits, so the sums are doubled.
-        each!(K in [1 2 3 4 5 6 7] {
-            low[K] = low[K].add(low[K]);
-            high[K + 1] = high[K + 1].add(high[K + 1]);
+        each!(K in [2 3 4 5 6 7 8] {
+            column[K] = column[K].add(column[K]);
         });
         each!(I in [0 1 2 3 4] {
-            low[2 * I] = low[2 * I].add_product_low(x[I], x[I]);
-            high[2 * I + 1] = high[2 * I + 1].add_product_high(x[I], x[I]);
+            column[2 * I + 1] = column[2 * I + 1].add_product_high(x[I], x[I]);
+            each!(J in [0 1 2 3 4] {
+                if I < J {
+                    column[I + J] = column[I + J].add_product_low(x[I], x[J]);
+                }
+            });
         });
-        power = reduced(low, high);
+        each!(K in [1 2 3 4 5 6 7 8 9] {
+            column[K] = column[K].add(column[K]);
+        });
+        each!(I in [0 1 2 3 4] {
+            column[2 * I] = column[2 * I].add_product_low(x[I], x[I]);
+        });
+        power = reduced(column);
     }
     power
 }
 
-/// 19 times each lane, which must lie below 2^59.
+/// 19 times each lane, which must lie below 2^59.7.
 #[inline(always)]
 fn times_19<L: Lanes>(lanes: L) -> L {
     lanes
@@ -244,17 +261,13 @@ fn times_19<L: Lanes>(lanes: L) -> L {
         .add(lanes.shift_left::<4>())
 }
 
-/// low[k] 2^(51 k) + 2 high[k] 2^(51 k), summed over k, with size 1.
+/// Columns, column k weighing 2^(51 k), with size 1.
 ///
-/// Column k is a sum of at most five products' low halves, each below 2^52, and twice that many high halves, below
-/// 2^51 each: less than 2^55.4. With 19 times column k + 5 it stays below 2^59.8, so that what is carried on is below
-/// 2^9, and 19 times that below 2^14.
+/// Column k is a sum of at most five low halves and twice five high halves of products, each below 2^52: below 2^56.
+/// With 19 times column k + 5 it stays below 2^60.4, so that what is carried on is below 2^10, and 19 times that below
+/// 2^14.
 #[inline(always)]
-fn reduced<L: Lanes>(low: [L; 10], high: [L; 10]) -> Ifma<L> {
-    let mut column = low;
-    each!(K in [1 2 3 4 5 6 7 8 9] {
-        column[K] = low[K].add(high[K].add(high[K]));
-    });
+fn reduced<L: Lanes>(column: [L; 10]) -> Ifma<L> {
     let mut folded = [column[0]; 5];
     each!(K in [0 1 2 3 4] {
         folded[K] = column[K].add(times_19(column[K + 5]));
@@ -372,6 +385,7 @@ impl Lanes for Emulated {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     use super::{Ifma, Lanes, Mask};
+    use core::arch::asm;
     use core::arch::x86_64::*;
 
     #[derive(Clone, Copy)]
@@ -419,7 +433,7 @@ pub mod avx512 {
 
         #[inline(always)]
         fn shift_left<const BITS: u32>(self) -> Self {
-            Avx512(unsafe { _mm512_slli_epi64::<BITS>(self.0) })
+            Avx512(unsafe { opaque(_mm512_slli_epi64::<BITS>(self.0)) })
         }
 
         #[inline(always)]
@@ -458,6 +472,16 @@ pub mod avx512 {
         fn called_square_times(number: &Ifma<Self>, times: u32) -> Ifma<Self> {
             unsafe { square_times(number, times) }
         }
+    }
+
+    /// The same lanes. The compiler would make a multiplication of two shifts and additions, out of 32-bit ones.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn opaque(mut lanes: __m512i) -> __m512i {
+        unsafe {
+            asm!("/* {0} */", inout(zmm_reg) lanes, options(pure, nomem, nostack, preserves_flags));
+        }
+        lanes
     }
 
     #[target_feature(enable = "avx512f,avx512ifma")]

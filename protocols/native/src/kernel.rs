@@ -57,12 +57,12 @@ const EMULATED: Kernel = Kernel {
 #[cfg(target_arch = "x86_64")]
 mod vector {
     use super::*;
-    use crate::avx2::Avx2;
+    use crate::avx2::{rounds_to_nearest, Avx2};
     use crate::ifma::avx512::Avx512;
 
     /// A kernel whose functions are compiled, with all that is inlined into them, for CPUs with the features.
     macro_rules! kernel {
-        ($constant:ident, $name:literal, $field:ty, $features:literal, $($feature:tt),+) => {
+        ($constant:ident, $name:literal, $field:ty, $safe_now:expr, $features:literal, $($feature:tt),+) => {
             pub const $constant: Kernel = {
                 #[target_feature(enable = $features)]
                 fn multiply(elements: &[u8], half: &Half, out: &mut [u8]) -> Result<(), usize> {
@@ -76,18 +76,33 @@ mod vector {
                     name: $name,
                     runs_here: || $(std::arch::is_x86_feature_detected!($feature))&&+,
                     // SAFETY: `kernels` gives out only those that run here.
-                    multiply: |elements, half, out| unsafe { multiply(elements, half, out) },
-                    map_multiply: |uniform, half, out| unsafe { map_multiply(uniform, half, out) },
+                    multiply: |elements, half, out| match $safe_now() {
+                        true => unsafe { multiply(elements, half, out) },
+                        false => (DALEK.multiply)(elements, half, out),
+                    },
+                    map_multiply: |uniform, half, out| match $safe_now() {
+                        true => unsafe { map_multiply(uniform, half, out) },
+                        false => (DALEK.map_multiply)(uniform, half, out),
+                    },
                 }
             };
         };
     }
 
-    kernel!(AVX2, "AVX2", Avx2, "avx2,fma", "avx2", "fma");
+    kernel!(
+        AVX2,
+        "AVX2",
+        Avx2,
+        rounds_to_nearest,
+        "avx2,fma",
+        "avx2",
+        "fma"
+    );
     kernel!(
         IFMA,
         "AVX-512 IFMA",
         Ifma<Avx512>,
+        || true,
         "avx512f,avx512ifma",
         "avx512f",
         "avx512ifma"
@@ -201,6 +216,23 @@ mod tests {
                 let mut mapped = vec![0; uniform.len() * ELEMENT];
                 (kernel.map_multiply)(&uniform, &half, &mut mapped);
                 assert!(mapped == expected, "{}", kernel.name);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn kernels_are_right_in_any_rounding_mode() {
+        let set_mode = |mode: u32| {
+            let control = 0x1f80 | mode << 13;
+            unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &control) };
+        };
+        for kernel in each() {
+            for mode in 0..4 {
+                set_mode(mode);
+                let agrees = agrees_with_dalek(kernel);
+                set_mode(0);
+                assert!(agrees, "{} in mode {mode}", kernel.name);
             }
         }
     }
