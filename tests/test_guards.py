@@ -132,12 +132,19 @@ def the_hard_floor_is_50(module: ModuleType, town: Town) -> None:
     ends_with(DisagreementError, lambda: module.Contract.from_bytes(changed(_document(town), ("guards", "floor"), 49)))
 
 
-@guard("wire.contract", "if missing or step.step in done:")
+@guard("wire.contract", "if missing or step.step in before:")
 def steps_come_after_what_they_need_and_once(module: ModuleType, town: Town) -> None:
     document = _document(town)
     for order in ([1, 0, 2, 3, 4], [0, 0]):
         data = changed(document, ("steps",), [document["steps"][i] for i in order])
         ends_with(DisagreementError, partial(module.Contract.from_bytes, data))
+
+
+@guard("wire.contract", "if (step.media not in media) if len(media) > 1 else step.media:")
+def a_step_names_its_media_where_there_are_several_and_only_there(module: ModuleType, town: Town) -> None:
+    document = _document(town)
+    named = [{**step, "media": document["parties"][1]["name"]} for step in document["steps"]]
+    ends_with(DisagreementError, partial(module.Contract.from_bytes, changed(document, ("steps",), named)))
 
 
 # Seals

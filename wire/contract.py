@@ -312,9 +312,9 @@ def _check_order(steps: tuple[Step, ...], media: list[str]) -> None:
             raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
         if len(media) > 1 and step.step not in ("doctor", "match"):
             raise _BadError(f"steps: {step.step} runs with one media, this contract has {len(media)}")
-        if "match" in CATALOG[step.protocol].needs and not CATALOG[before["match"].protocol].aligns:
-            given = before["match"].protocol
-            raise _BadError(f"steps: {step.step} needs rows that both sides know, {given} gives none")
+        given = before.get("match")
+        if given is not None and "match" in CATALOG[step.protocol].needs and not CATALOG[given.protocol].aligns:
+            raise _BadError(f"steps: {step.step} needs rows that both sides know, {given.protocol} gives none")
         before[step.step] = step
 
 
