@@ -142,14 +142,14 @@ async def answer(
     # One block out, one of our own: we compute while the receiver does.
     for theirs_span, ours in zip_longest(_spans(theirs, BLOCK), own):
         if theirs_span is not None:
-            await channel.send(Evaluated(evaluated[shown[theirs_span]].tobytes()))
+            await channel.send(Evaluated(np.take(evaluated, shown[theirs_span], axis=0).tobytes()))
         if ours is not None:
             span, block = ours
             elements = hash_multiply(block.data, block.offsets, HASH_TO_GROUP, key)
             tokens[span] = _tokens(kind, elements, tokens.shape[1])
     del evaluated, shown
     for span in _spans(len(items), TOKENS):
-        await channel.send(Tokens(tokens[order[span]].tobytes()))
+        await channel.send(Tokens(np.take(tokens, order[span], axis=0).tobytes()))
     return Answered(seed)
 
 
