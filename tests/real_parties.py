@@ -234,7 +234,8 @@ class Town:
         """What the process has printed since the last call."""
         path = self.stage.folder / f"{name}.log"
         text = path.read_text() if path.exists() else ""
-        path.write_text("")
+        if text:  # else a line that comes between these two would be lost to who asks again and again
+            path.write_text("")
         return text
 
     def kill(self, name: str, how: int = signal.SIGKILL) -> int:

@@ -321,7 +321,7 @@ def test_a_worker_whose_disk_is_full_lets_the_campaign_wait_for_a_person(there: 
     there.propose("crammed", tables, ("match",))
     until("a worker starts", lambda: there.worker(SHOP))
     resource.prlimit(there.pid_of_worker(SHOP), resource.RLIMIT_FSIZE, (SMALL, resource.RLIM_INFINITY))
-    until("shop waits", lambda: "the disk takes no more" in there.campaign(SHOP, "crammed").reason)
+    until("shop waits", lambda: "the disk" in there.campaign(SHOP, "crammed").reason)
     until("paper waits", lambda: "somebody at shop" in there.campaign(PAPER, "crammed").reason)
     until("nothing staged is left", lambda: not there.leftovers(), 10)
     there.kill(SHOP, signal.SIGTERM)
