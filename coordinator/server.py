@@ -324,7 +324,8 @@ class Coordinator(RelayServicer):
                     self._keep(lambda: self.store.set_here(party, True, software, int(self._wall())))
                     _log.info("%s is here (tidegate %s)", party, software)
                     self._apply(self._scheduler.here(party, first.here.held, self._now()))
-                    if self._keep(lambda: self.store.has_letters(party)):
+                    # A node knows by the first word that it is attended; asking for letters in vain costs it nothing.
+                    if self._keep(lambda: self.store.has_letters(party)) or node.outgoing.empty():
                         node.outgoing.put_nowait(pb.ToNode(mail=pb.Mail()))
                     listener = asyncio.create_task(self._listen(party, node, request_iterator))
                     while (message := await node.outgoing.get()) is not None:

@@ -546,6 +546,7 @@ def test_a_frozen_peer_is_noticed_at_both_ends_of_the_line(tmp_path: Path, monke
             node = Node(far)
             await node.attend()
             await until(lambda: coordinator.coordinator.store.members()[0].here)
+            assert (await node.call.read()).WhichOneof("kind") == "mail"  # a node is greeted, even in vain
             frozen.set()
             async with asyncio.timeout(10), refused(Status.UNAVAILABLE, "ping timeout"):
                 await node.call.read()
