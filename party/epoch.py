@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tidegate.protocols import catalog
 from tidegate.protocols.channel import Channel, ConfigError, DisagreementError
-from tidegate.protocols.ids import join_blocks
 from tidegate.protocols.primitives import group
 from tidegate.protocols.psi import epoch
 
@@ -12,7 +11,6 @@ from .job import Charged, Facts, Job
 from .matching import identifiers
 from .store import PersonError
 from .tokens import held, own
-from .tokens.build import BLOCK_ROWS
 from .tokens.folders import held_folder, locked, make, own_folder
 
 
@@ -27,7 +25,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         try:
             found = await epoch.receiver(
                 Charged(channel, lambda: job.charge("match", 1, 12)),
-                {kind: join_blocks(ids.blocks(BLOCK_ROWS)) for kind, ids in identifiers(job).items()},
+                identifiers(job),
                 memory,
                 kinds=kinds,
                 floor=job.contract.guards.floor,
