@@ -120,7 +120,7 @@ async def receiver(
     for kind in kinds:
         entries = mine.instead(kind, randomness) if mode == "brand" else mine.left(kind)
         await channel.send(Size(len(entries)))
-        theirs = _checked_size(await channel.recv(Size), max_rows)
+        theirs = checked_size(await channel.recv(Size), max_rows)
         if mode == "brand" and told.peer and theirs not in told.peer.values():
             raise PeerError(f"the peer enters {theirs} rows, in mode brand it must be as many in each round")
         told.own[kind], told.peer[kind] = len(entries), theirs
@@ -170,7 +170,7 @@ async def sender(
         else:
             entries = mine.left(kind)
             order = randomness.permutation(len(entries)).astype(np.uint32)
-        theirs = _checked_size(await channel.recv(Size), max_rows)
+        theirs = checked_size(await channel.recv(Size), max_rows)
         await channel.send(Size(len(entries)))
         told.own[kind], told.peer[kind] = len(entries), theirs
         if min(len(entries), theirs) < floor:
@@ -218,7 +218,8 @@ async def _positions(channel: Channel, n: int, size: int) -> IntArray:
     return np.flatnonzero(marked)
 
 
-def _checked_size(size: Size, max_rows: int) -> int:
+def checked_size(size: Size, max_rows: int) -> int:
+    """How many rows the peer enters. Raises PeerError when that is more than the contract names."""
     if size.rows > max_rows:
         raise PeerError(f"the peer enters {size.rows} rows, its data set has {max_rows} by the contract")
     return size.rows

@@ -57,7 +57,7 @@ from ..primitives.packing import SLOTS, block_count, blocks
 from ..primitives.randomness import Randomness
 from .engine import Engine
 from .entries import Column
-from .match import Size, _checked_size
+from .match import Size, checked_size
 
 Noise = Callable[[int], IntArray]
 MOST_NOISE = 64
@@ -111,7 +111,7 @@ async def counter(
     Raises PeerError when the holder leaves the protocol, PolicyError when the floor is not reached.
     """
     await channel.send(Size(len(ids)))
-    theirs = _checked_size(await channel.recv(Size), terms.max_rows)
+    theirs = checked_size(await channel.recv(Size), terms.max_rows)
     most = min(len(ids), theirs)
     if most < terms.floor:
         raise _too_few(terms)
@@ -151,7 +151,7 @@ async def holder(
     """Plays the party with values (n,), one of 0..cap for each identifier; see `counter`."""
     if values.shape != (len(ids),) or not ((values >= 0) & (values <= terms.cap)).all():
         raise ValueError("one value of 0 to the cap is needed for each identifier")
-    theirs = _checked_size(await channel.recv(Size), terms.max_rows)
+    theirs = checked_size(await channel.recv(Size), terms.max_rows)
     await channel.send(Size(len(ids)))
     most = min(len(ids), theirs)
     if most < terms.floor:
