@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.both_roles import spoken
 from tests.canaries import Needles
 from tests.test_session import FAULTS, both
 from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, PolicyError, TidegateError
@@ -22,7 +23,7 @@ from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import epoch, oprf, token_lists
 from tidegate.protocols.psi.epoch import Held, Key, Refreshed
 from tidegate.protocols.psi.token_lists import Bytes, IntArray, places, rising_order, token_bytes
-from tidegate.protocols.simulate import MemoryChannel, memory_line
+from tidegate.protocols.simulate import MemoryChannel
 
 Role = Callable[[Channel], Any]
 
@@ -83,22 +84,6 @@ class Table:
         self, brand: dict[str, Identifiers], media: dict[str, Set]
     ) -> tuple[Any, Any, MemoryChannel, MemoryChannel]:
         return asyncio.run(spoken(*self.roles(brand, media)))
-
-
-async def spoken(first: Role, second: Role) -> tuple[Any, Any, MemoryChannel, MemoryChannel]:
-    """What each role ended with, its result or its error, and the channels with all they sent."""
-    a, b = memory_line()
-
-    async def outcome(role: Role, channel: MemoryChannel) -> Any:
-        try:
-            return await role(channel)
-        except TidegateError as error:
-            return error
-        finally:
-            await channel.close()
-
-    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 20)
-    return left, right, a, b
 
 
 def pairs(brand: Refreshed, media: Refreshed) -> list[tuple[int, int]]:

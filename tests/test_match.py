@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.both_roles import spoken
 from tests.test_session import FAULTS, both
 from tidegate.protocols.channel import (
     CarrierError,
@@ -29,7 +30,7 @@ from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import join, match, oprf_match
 from tidegate.protocols.psi.match import ENGINES, MODES, Found, Matched, Positions, Size
 from tidegate.protocols.psi.oprf_match import Blinded, Evaluated, Opened, Tokens
-from tidegate.protocols.simulate import MemoryChannel, memory_line, simulate
+from tidegate.protocols.simulate import MemoryChannel, simulate
 
 Role = Callable[[Channel], Any]
 
@@ -71,22 +72,6 @@ def run(brand: dict[str, Identifiers], media: dict[str, Identifiers], **settings
 
 def pairs(brand: Matched, media: Matched) -> list[tuple[int, int]]:
     return sorted(zip(brand.rows.tolist(), media.rows.tolist(), strict=True))
-
-
-async def spoken(first: Role, second: Role) -> tuple[Any, Any, MemoryChannel, MemoryChannel]:
-    """What each role ended with, its result or its error, and the channels with all they sent."""
-    a, b = memory_line()
-
-    async def outcome(role: Role, channel: MemoryChannel) -> Any:
-        try:
-            return await role(channel)
-        except TidegateError as error:
-            return error
-        finally:
-            await channel.close()
-
-    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 20)
-    return left, right, a, b
 
 
 def shape(channel: MemoryChannel) -> list[tuple[str, int]]:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import two_parties
+from tests.both_roles import spoken
 from tests.broken_line import FAULTS, play_broken
 from tests.canaries import Needles
 from tests.real_parties import PAPER, SHOP, Town, campaign_text, data_sets, town, write_csv, write_tables
@@ -539,22 +540,6 @@ def test_each_count_carries_the_noise_that_the_media_draws(drawn: int, told: int
     if drawn == -16:
         told = 8
     assert brand["text"].counts == media["text"].counts == {("contract", "contract"): told}
-
-
-async def spoken(first: Role, second: Role) -> tuple[Any, Any, MemoryChannel, MemoryChannel]:
-    """What each role ended with, its result or its error, and the channels with all they sent."""
-    a, b = memory_line()
-
-    async def outcome(role: Role, channel: MemoryChannel) -> Any:
-        try:
-            return await role(channel)
-        except TidegateError as error:
-            return error
-        finally:
-            await channel.close()
-
-    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 20)
-    return left, right, a, b
 
 
 BRAND = {"contract": named(range(30)), "case": named(range(5, 40))}

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow.csv import write_csv
 
+from tests.both_roles import spoken
 from tests.broken_line import FAULTS, play_broken
 from tests.canaries import Needles
 from tests.real_parties import PAPER, SHOP, Town, campaign_text, town, write_tables
@@ -38,7 +39,7 @@ from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.psi import match, oprf_match, private_sum
 from tidegate.protocols.psi.oprf import HASH_TO_GROUP
 from tidegate.protocols.psi.private_sum import Found, Noised, Sum, Terms
-from tidegate.protocols.simulate import MemoryChannel, memory_line, simulate
+from tidegate.protocols.simulate import MemoryChannel, simulate
 from tidegate.wire.contract import Total
 
 Role = Callable[[Channel], Any]
@@ -88,22 +89,6 @@ def _roles(
 
 def _expected(of: str, size: int, total: int) -> tuple[Sum, Sum]:
     return (Sum(size, total), Sum(None, None)) if of == "media" else (Sum(size, None), Sum(size, total))
-
-
-async def _spoken(first: Role, second: Role) -> tuple[Any, Any, MemoryChannel, MemoryChannel]:
-    """What each role ended with, its result or its error, and the channels with all they sent."""
-    a, b = memory_line()
-
-    async def outcome(role: Role, channel: MemoryChannel) -> Any:
-        try:
-            return await role(channel)
-        except TidegateError as error:
-            return error
-        finally:
-            await channel.close()
-
-    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 30)
-    return left, right, a, b
 
 
 def _shape(*channels: MemoryChannel) -> list[tuple[str, int]]:
@@ -242,7 +227,7 @@ def test_values_outside_the_cap_are_not_entered() -> None:
 def test_transcript_has_the_same_shape_for_other_people_and_values_of_the_same_sizes(of: str) -> None:
     shapes = []
     for overlap, values in ((3, np.zeros(50, np.int64)), (20, _values(50)), (50, np.full(50, 1000))):
-        *_, a, b = asyncio.run(_spoken(*_roles(of, _ids(range(50 - overlap, 120 - overlap)), _ids(range(50)), values)))
+        *_, a, b = asyncio.run(spoken(*_roles(of, _ids(range(50 - overlap, 120 - overlap)), _ids(range(50)), values)))
         shapes.append(_shape(a, b))
     assert shapes[0] == shapes[1] == shapes[2]
 
@@ -253,7 +238,7 @@ def test_below_the_floor_nothing_differs_but_the_number_the_counter_forgets(of: 
     for overlap in (0, 1, 98, 99):
         others, ids = _ids(range(150 - overlap, 300 - overlap)), _ids(range(150))
         roles = _roles(of, others, ids, _values(150), replace(TERMS, floor=100))
-        left, right, a, b = asyncio.run(_spoken(*roles))
+        left, right, a, b = asyncio.run(spoken(*roles))
         assert isinstance(left, PolicyError)
         assert isinstance(right, PolicyError)
         outcomes.append((str(left), left.hint, str(right), right.hint, _shape(a, b), a.sent[-1]))
@@ -265,7 +250,7 @@ def test_below_the_floor_nothing_differs_but_the_number_the_counter_forgets(of: 
 def test_a_set_that_cannot_reach_the_floor_is_not_blinded_at_all(of: str) -> None:
     for others, own in ((2, 50), (50, 2)):
         roles = _roles(of, _ids(range(others)), _ids(range(own)), _values(own))
-        left, right, a, b = asyncio.run(_spoken(*roles))
+        left, right, a, b = asyncio.run(spoken(*roles))
         assert str(left) == str(right) == "fewer than 3 people matched, so nothing was added up"
         assert [name for name, _ in a.sent + b.sent] == ["Size", "Size"]
 
@@ -274,7 +259,7 @@ def test_a_media_that_holds_the_values_is_told_the_floor_and_not_the_size() -> N
     told = []
     for overlap in (3, 20, 50):
         _, right, a, _ = asyncio.run(
-            _spoken(*_roles("media", _ids(range(50 - overlap, 100)), _ids(range(50)), _values(50)))
+            spoken(*_roles("media", _ids(range(50 - overlap, 100)), _ids(range(50)), _values(50)))
         )
         assert right == Sum(None, None)
         told.append(dict(a.sent)["Found"])
@@ -284,7 +269,7 @@ def test_a_media_that_holds_the_values_is_told_the_floor_and_not_the_size() -> N
 def test_a_media_that_holds_the_values_opens_a_uniform_number() -> None:
     opened = []
     for _ in range(12):
-        *_, b = asyncio.run(_spoken(*_roles("media", _ids(range(9)), _ids(range(9)), _values(9))))
+        *_, b = asyncio.run(spoken(*_roles("media", _ids(range(9)), _ids(range(9)), _values(9))))
         opened.append(int.from_bytes(Noised.from_bytes(dict(b.sent)["Noised"]).residues, "little"))
     # The sum itself is at most 9000; a uniform residue is under 2^32 once in eight thousand times.
     assert min(opened) > 2**32
@@ -315,7 +300,7 @@ def test_the_holder_opens_slots_that_are_uniform_but_for_their_total(modulus: in
 def test_neither_side_can_lay_what_it_gets_to_rows() -> None:
     """The evaluated elements and the tokens come in orders of their own, and no message opens either."""
     n = 200
-    *_, a, b = asyncio.run(_spoken(*_roles("media", _ids(range(n)), _ids(range(n)), _values(n), seed=b"1")))
+    *_, a, b = asyncio.run(spoken(*_roles("media", _ids(range(n)), _ids(range(n)), _values(n), seed=b"1")))
     # The randomness of the seeded holder starts with its order, then comes its key.
     drawn = Randomness(b"h1".ljust(32, b"\0"))
     drawn.permutation(n)
@@ -340,7 +325,7 @@ def test_neither_side_can_lay_what_it_gets_to_rows() -> None:
 def test_no_run_shares_an_element_token_or_ciphertext_with_an_earlier_one() -> None:
     seen: set[bytes] = set()
     for _ in range(2):
-        *_, a, b = asyncio.run(_spoken(*_roles("media", _ids(range(20)), _ids(range(20)), _values(20))))
+        *_, a, b = asyncio.run(spoken(*_roles("media", _ids(range(20)), _ids(range(20)), _values(20))))
         for name, data in a.sent + b.sent:
             width = {"Blinded": 32, "Evaluated": 32, "Tokens": 12, "Uploads": 4096, "Results": 4096, "Key": 4096}
             if name in width:
@@ -354,7 +339,7 @@ def test_no_identifier_and_no_value_is_on_the_line(of: str) -> None:
     values = _values(30, 2**30) + 2**40
     terms = replace(TERMS, cap=2**41)
     ids = _ids(range(30))
-    *_, a, b = asyncio.run(_spoken(*_roles(of, ids, ids, values, terms)))
+    *_, a, b = asyncio.run(spoken(*_roles(of, ids, ids, values, terms)))
     needles = Needles()
     for text in ids:
         needles.add_text(text.decode())
@@ -470,7 +455,7 @@ def _moved(message: Noised, by: int) -> int:
 def test_holder_refuses(lie: str) -> None:
     of, kind, told, says = COUNTER_LIES[lie]
     counter, holder = _roles(of, _ids(range(40)), _ids(range(40)), _values(40), replace(TERMS, max_rows=100))
-    _, error, *_ = asyncio.run(_spoken(_lying(counter, kind, told), holder))
+    _, error, *_ = asyncio.run(spoken(_lying(counter, kind, told), holder))
     assert isinstance(error, PeerError)
     assert says in str(error)
 
@@ -479,7 +464,7 @@ def test_holder_refuses(lie: str) -> None:
 def test_counter_refuses(lie: str) -> None:
     of, kind, told, says = HOLDER_LIES[lie]
     counter, holder = _roles(of, _ids(range(40)), _ids(range(40)), _values(40), replace(TERMS, max_rows=100))
-    error, *_ = asyncio.run(_spoken(counter, _lying(holder, kind, told)))
+    error, *_ = asyncio.run(spoken(counter, _lying(holder, kind, told)))
     assert isinstance(error, PeerError)
     assert says in str(error)
 
