@@ -413,8 +413,11 @@ def test_a_media_has_no_part_in_the_run_of_another_also_after_a_restart(tmp_path
         for media in (alpha, beta):
             await media.relay.Sign(pb.Signature(contract=CONTRACT, signature=media.signature(CONTRACT)))
         nodes = {caller.name: Node(caller) for caller in (brand, alpha, beta)}
-        for name in ("beta", "alpha", "brand"):
+        # The brand's comes last: with a media that is not here yet, the step of the other would start first.
+        for name in ("beta", "alpha"):
             await nodes[name].attend()
+        await until(lambda: sum(member.here for member in coordinator.coordinator.store.members()) == 2)
+        await nodes["brand"].attend()
         start = await nodes["brand"].hear("start")
         assert (start.step, await nodes["alpha"].hear("start")) == (0, start)
         async with refused(Status.NOT_FOUND, "no run of this number"):
