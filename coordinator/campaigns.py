@@ -10,8 +10,8 @@ A step is committed when the receipts of all its parties are here, and this is o
 whose line or node was lost is over; the step starts again as a new run when everybody is back. A node that comes back
 says what it still holds: if all hold the same run with its receipt, that run is committed instead of repeated.
 
-Steps between the same parties run in their order; those between others need not wait for them, so that a media that is
-away holds up its own steps alone. Of one campaign one step runs at a time.
+Steps that have two parties in common run in their order; those between others need not wait for them, so that a media
+that is away holds up its own steps alone. Of one campaign one step runs at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tidegate.protocols.channel import TidegateError
+from tidegate.wire import pairs
 from tidegate.wire import relay_pb2 as pb
 
 from .refusal import RefusedError, printable
@@ -96,10 +97,17 @@ class Run:
     step: int
     parties: tuple[str, ...]
     open_by_s: float
-    opened: set[str] = field(default_factory=set)
+    opened: set[tuple[bytes, str]] = field(default_factory=set)
     reports: dict[str, Report] = field(default_factory=dict)
     report_by_s: dict[str, float] = field(default_factory=dict)
     decide_by_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.lines = pairs.lines(self.id, self.parties)
+
+    def is_open(self, party: str) -> bool:
+        """Whether the party's worker has opened all of its lines."""
+        return all((number, party) in self.opened for number, pair in self.lines.items() if party in pair)
 
 
 @dataclass
@@ -150,12 +158,15 @@ class Campaign:
         return 0 if self.current.commit else self.current.attempt
 
     def next_steps(self) -> list[int]:
-        """The steps that are not committed and come first between their parties."""
-        first: dict[tuple[str, ...], int] = {}
+        """The steps that are not committed, and before which none is missing that has two of their parties."""
+        missing: list[int] = []
+        first: list[int] = []
         for index, step in enumerate(self.steps):
             if step.commit is None:
-                first.setdefault(step.parties, index)
-        return list(first.values())
+                if all(len({*step.parties} & {*self.steps[before].parties}) < 2 for before in missing):
+                    first.append(index)
+                missing.append(index)
+        return first
 
 
 @dataclass
@@ -169,7 +180,7 @@ class Effects:
     shown: dict[bytes, Campaign] = field(default_factory=dict)
 
 
-# party, contract, step, run, receipt -> transcript digest; raises TidegateError for a receipt that does not verify
+# party, contract, step, run, receipt -> transcript digests; raises TidegateError for a receipt that does not verify
 ReceiptReader = Callable[[str, bytes, int, bytes, bytes], bytes]
 
 
@@ -332,20 +343,20 @@ class Scheduler:
                     self._finish(campaign, "failed", text, party, at)
         return self._flush(at)
 
-    def line_opened(self, run: bytes, party: str) -> None:
-        """A worker has opened its line."""
-        if (going := self._going(run)) is not None:
-            going[1].opened.add(party)
+    def line_opened(self, line: bytes, party: str) -> None:
+        """A worker has opened its end of a line."""
+        if (going := self._going(line)) is not None:
+            going[1].opened.add((line, party))
 
-    def line_lost(self, run: bytes, party: str, at: Moment) -> Effects:
+    def line_lost(self, line: bytes, party: str, at: Moment) -> Effects:
         """A worker's line broke. Its node knows more and is given time to say so."""
-        if (going := self._going(run)) is not None:
+        if (going := self._going(line)) is not None:
             going[1].report_by_s.setdefault(party, at.steady_s + REPORT_WITHIN_S)
         return self._flush(at)
 
-    def overrun(self, run: bytes, party: str, limit: int, at: Moment) -> Effects:
-        """A run has moved more bytes than the coordinator forwards for one."""
-        if (going := self._going(run)) is not None:
+    def overrun(self, line: bytes, party: str, limit: int, at: Moment) -> Effects:
+        """The run of this line has moved more bytes than the coordinator forwards for one."""
+        if (going := self._going(line)) is not None:
             text = f"the run moved more than {limit:,} bytes, which is this coordinator's limit for a run"
             self._finish(going[0], "failed", text, party, at)
         return self._flush(at)
@@ -372,7 +383,7 @@ class Scheduler:
             if at.steady_s >= run.report_by_s.get(party, float("inf")):
                 self._stop(party, run.id, campaign, "its line broke")
                 self._report(campaign, run, party, Report("carrier", reason=f"the line of {party}'s worker broke"), at)
-            elif at.steady_s >= run.open_by_s and party not in run.opened:
+            elif at.steady_s >= run.open_by_s and not run.is_open(party):
                 self._stop(party, run.id, campaign, "its worker opened no line")
                 self._report(campaign, run, party, Report("carrier", reason=f"{party}'s worker opened no line"), at)
         if campaign.run is run and run.decide_by_s is not None and at.steady_s >= run.decide_by_s:
@@ -447,14 +458,14 @@ class Scheduler:
     def _commit_or_fail(
         self, campaign: Campaign, index: int, run: bytes, receipts: dict[str, bytes], at: Moment
     ) -> None:
-        step, digests = campaign.steps[index], set()
+        step, digests = campaign.steps[index], dict[str, bytes]()
         for party, receipt in receipts.items():
             try:
-                digests.add(self._read_receipt(party, campaign.contract, index, run, receipt))
+                digests[party] = self._read_receipt(party, campaign.contract, index, run, receipt)
             except TidegateError as error:
                 self._finish(campaign, "failed", f"the receipt of {party} is not valid: {error.text}", party, at)
                 return
-        if len(digests) != 1:
+        if not pairs.agree(step.parties, digests):
             text = f"the parties' receipts for step {step.name} name different transcripts"
             self._finish(campaign, "failed", text, "", at)
             return
@@ -575,9 +586,9 @@ class Scheduler:
             raise RefusedError("NOT_FOUND", f"{party} takes part in no campaign with this contract")
         return campaign
 
-    def _going(self, run: bytes) -> tuple[Campaign, Run] | None:
+    def _going(self, line: bytes) -> tuple[Campaign, Run] | None:
         for campaign in self._campaigns.values():
-            if campaign.run is not None and campaign.run.id == run:
+            if campaign.run is not None and line in campaign.run.lines:
                 return campaign, campaign.run
         return None
 

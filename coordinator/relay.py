@@ -1,7 +1,8 @@
 """Forwards sealed frames between the workers of a run. It holds at most DEPTH frames a direction, and reads none.
 
 A sender whose receiver is slow waits; nothing piles up here. When a worker's line ends, its peers get what is still
-queued and then a frame with `end` set; when a run is over, so does everybody.
+queued and then a frame with `end` set; when a run is over, so does everybody. A run of several parties has a line
+for each two of them that talk (`wire.pairs`), each with its own number and frames, all under one limit of bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from tidegate.protocols.channel import MIB
+from tidegate.wire import pairs
 from tidegate.wire.relay_pb2 import Frame
 
 from .refusal import RefusedError
@@ -86,23 +88,32 @@ class _Inbox:
 
 
 @dataclass
-class _Run:
-    inboxes: dict[str, _Inbox]
-    lines: dict[str, Line] = field(default_factory=dict)
+class _Moved:
+    """The bytes that all lines of a run have moved."""
+
     bytes: int = 0
 
 
-class Line:
-    """One party's line in one run. Made by `Relay.open`."""
+@dataclass
+class _Pair:
+    """Two parties of a run, what is on its way between them, and the ends that they have opened."""
 
-    def __init__(self, run_id: bytes, run: _Run, party: str, most_bytes: int) -> None:
-        self._run_id, self._run, self._party, self._most_bytes = run_id, run, party, most_bytes
+    inboxes: dict[str, _Inbox]
+    moved: _Moved
+    lines: dict[str, Line] = field(default_factory=dict)
+
+
+class Line:
+    """One party's end of a line. Made by `Relay.open`."""
+
+    def __init__(self, number: bytes, pair: _Pair, party: str, most_bytes: int) -> None:
+        self._number, self._pair, self._party, self._most_bytes = number, pair, party, most_bytes
         self._task = asyncio.current_task()
         self._ended = False
 
     async def forward(self, frame: Frame) -> bool:
         """Passes a frame on to its recipient. False: the run has moved more bytes than it may."""
-        if frame.run not in (b"", self._run_id):
+        if frame.run not in (b"", self._number):
             raise RefusedError("INVALID_ARGUMENT", "a line carries the frames of one run, this frame is of another")
         if len(frame.sealed) > MAX_FRAME_BYTES:
             text = f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(frame.sealed)}"
@@ -111,29 +122,29 @@ class Line:
             raise RefusedError("INVALID_ARGUMENT", "only the coordinator says that a line has ended")
         if not frame.sealed:
             return True
-        inbox = self._run.inboxes.get(frame.peer)
+        inbox = self._pair.inboxes.get(frame.peer)
         if inbox is None or frame.peer == self._party:
             raise RefusedError("INVALID_ARGUMENT", "a frame goes to another party of its run")
-        self._run.bytes += len(frame.sealed)
-        if self._run.bytes > self._most_bytes:
+        self._pair.moved.bytes += len(frame.sealed)
+        if self._pair.moved.bytes > self._most_bytes:
             return False
         await inbox.put(self._party, frame.sealed)
         return True
 
     async def frames(self) -> AsyncIterator[Frame]:
         """What the other parties send, until this line is closed or the run is over."""
-        inbox = self._run.inboxes[self._party]
+        inbox = self._pair.inboxes[self._party]
         while (item := await inbox.take()) is not None:
             sender, sealed = item
-            yield Frame(run=self._run_id, peer=sender, sealed=sealed or b"", end=sealed is None)
+            yield Frame(run=self._number, peer=sender, sealed=sealed or b"", end=sealed is None)
 
     def close(self, error: RefusedError | None = None) -> None:
         """This party sends nothing more and takes nothing more; its peers are told so after what is queued."""
         if self._ended:
             return
         self._ended = True
-        self._run.inboxes[self._party].close(error)
-        for party, inbox in self._run.inboxes.items():
+        self._pair.inboxes[self._party].close(error)
+        for party, inbox in self._pair.inboxes.items():
             if party != self._party:
                 inbox.end(self._party)
 
@@ -147,33 +158,35 @@ class Relay:
 
     def __init__(self, bytes_per_run: int) -> None:
         self.bytes_per_run = bytes_per_run
-        self._runs: dict[bytes, _Run] = {}
+        self._pairs: dict[bytes, _Pair] = {}
+        self._lines_of: dict[bytes, list[bytes]] = {}
 
     def start(self, run: bytes, parties: tuple[str, ...]) -> None:
         """From now on the run's parties may open their lines, each of them once."""
-        inboxes = {party: _Inbox(tuple(other for other in parties if other != party)) for party in parties}
-        self._runs[run] = _Run(inboxes)
+        lines, moved = pairs.lines(run, parties), _Moved()
+        self._lines_of[run] = list(lines)
+        for number, (one, other) in lines.items():
+            self._pairs[number] = _Pair({one: _Inbox((other,)), other: _Inbox((one,))}, moved)
 
     def end(self, run: bytes) -> None:
         """The run is over. Its lines get what is queued, then end; those that do not take it are cut."""
-        ended = self._runs.pop(run, None)
-        if ended is None:
-            return
-        for inbox in ended.inboxes.values():
-            inbox.finish()
-        for line in ended.lines.values():
-            asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, line.cut)
+        for number in self._lines_of.pop(run, ()):
+            ended = self._pairs.pop(number)
+            for inbox in ended.inboxes.values():
+                inbox.finish()
+            for line in ended.lines.values():
+                asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, line.cut)
 
     def end_all(self) -> None:
-        for run in list(self._runs):
+        for run in list(self._lines_of):
             self.end(run)
 
-    def open(self, run: bytes, party: str) -> Line:
-        """The line of the calling task. Raises RefusedError for a run that does not go on or is not the caller's."""
-        going = self._runs.get(run)
-        if going is None or party not in going.inboxes:
+    def open(self, number: bytes, party: str) -> Line:
+        """The line of the calling task. Raises RefusedError for one that does not go on or is not the caller's."""
+        pair = self._pairs.get(number)
+        if pair is None or party not in pair.inboxes:
             raise RefusedError("NOT_FOUND", f"{party} takes part in no run of this number that is going on")
-        if party in going.lines:
+        if party in pair.lines:
             raise RefusedError("ALREADY_EXISTS", f"{party} has opened its line in this run already")
-        line = going.lines[party] = Line(run, going, party, self.bytes_per_run)
+        line = pair.lines[party] = Line(number, pair, party, self.bytes_per_run)
         return line

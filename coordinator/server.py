@@ -382,8 +382,8 @@ class Coordinator(RelayServicer):
                 if first is None or len(first.run) != 16:
                     raise RefusedError("INVALID_ARGUMENT", "a worker's line begins with a frame that names its run")
                 line = self._relay.open(first.run, party)
-                run, clean = first.run, False
-                reader = asyncio.create_task(self._forward(line, run, party, first, request_iterator))
+                number, clean = first.run, False
+                reader = asyncio.create_task(self._forward(line, number, party, first, request_iterator))
                 try:
                     async for frame in line.frames():
                         await context.write(frame)
@@ -393,13 +393,13 @@ class Coordinator(RelayServicer):
                     line.close()
                     if not clean and not self._stopping:
                         with contextlib.suppress(TidegateError):
-                            self._apply(self._scheduler.line_lost(run, party, self._now()))
+                            self._apply(self._scheduler.line_lost(number, party, self._now()))
 
     async def _forward(
-        self, line: Line, run: bytes, party: str, first: pb.Frame, frames: AsyncIterator[pb.Frame]
+        self, line: Line, number: bytes, party: str, first: pb.Frame, frames: AsyncIterator[pb.Frame]
     ) -> None:
         """Passes on what a worker sends until it has no more to send; then its line ends."""
-        self._scheduler.line_opened(run, party)
+        self._scheduler.line_opened(number, party)
         refusal: RefusedError | None = None
         try:
             going_on = await line.forward(first)
@@ -408,7 +408,7 @@ class Coordinator(RelayServicer):
             if not going_on:
                 limit = self._relay.bytes_per_run
                 refusal = RefusedError("RESOURCE_EXHAUSTED", f"a run may move {limit:,} bytes here, and has moved them")
-                self._apply(self._scheduler.overrun(run, party, limit, self._now()))
+                self._apply(self._scheduler.overrun(number, party, limit, self._now()))
         except RefusedError as error:
             refusal = error
         except TidegateError:

@@ -199,7 +199,7 @@ def an_answer_is_signed_by_the_pinned_key(module: ModuleType, town: Town) -> Non
 # Receipts, letters, cards, keys
 
 
-@guard("wire.receipt", 'verify_signature(public, signed, receipt[DIGEST_BYTES:], "the receipt")', "pass")
+@guard("wire.receipt", 'verify_signature(public, signed, receipt[size:], "the receipt")', "pass")
 def a_receipt_is_signed_by_its_party(module: ModuleType, town: Town) -> None:
     made = module.make(Identity.generate("eve"), b"c" * 32, 0, b"r" * 16, b"d" * 32)
     public = Identity.generate("acme").public
