@@ -34,6 +34,11 @@ def page() -> str:
         for role in entry.learns:
             lines = "\n".join(f"- {line}" for line in learns(entry.name, role, **figures))
             parts.append(f"The {role} learns:\n\n{lines}\n")
+            for setting in entry.granted:
+                more = learns(entry.name, role, {setting: 1}, **figures)[len(entry.learns[role]) :]
+                if more:
+                    text = "\n".join(f"- {line}" for line in more)
+                    parts.append(f"With `{setting}` also:\n\n{text}\n")
         parts.append("Assumed:\n\n" + "\n".join(f"- {line}" for line in entry.assumes) + "\n")
     beside = "Beside the lines of its own steps each media learns:"
     parts.append(f"## Several media in one campaign\n\n{beside}\n\n- {OF_OTHER_MEDIA}\n")

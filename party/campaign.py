@@ -9,9 +9,13 @@
                           hashed: a table kind -> sha256 or md5, for keys that a party has as digests alone
                           sum: with mode sum, a table of (brand or media), column, cap, decimals (default 0)
                           epoch: with mode epoch, the name under which the media has built its tokens
-    [label]               column, positive: who is a good customer
+    [label]               column, positive: who is a good customer; weight: a column, how much a row counts in training
+                          or seeds = true: everybody in the data set is one
     [features]            brand, media: lists of columns, or "all" (default)
     [holdout]             column and value, or share in percent (default 30)
+    [model]               campaign: the short name of the one whose models score and expand use, or train starts from
+    [privacy]             epsilon, delta (default 1e-6): differential privacy of train and insight
+    [outcome]             what `measure` measures: campaign, audience, converted, positive, spend, cap, decimals, cost
     [steps.match] ...     one table for each step that is to run, in order
     [guards]              optional: floor, seeds, train_steps, count_noise, score_levels
     [learns]              optional: the lines that each party may learn, if they are to be spelled out
@@ -39,7 +43,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidegate import __version__
-from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol
+from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol, protocol_after
 from tidegate.protocols.channel import ConfigError, TidegateError
 from tidegate.protocols.psi import doctor
 from tidegate.protocols.psi.epoch import LEAST_SHARD
@@ -56,6 +60,8 @@ from tidegate.wire.contract import (
     Holdout,
     Key,
     Label,
+    Outcome,
+    Privacy,
     Step,
     Total,
 )
@@ -64,18 +70,24 @@ from . import policy
 from .config import Home
 from .data import table
 from .dataset import is_unchanged
-from .store import Dataset, Offer, Store
+from .store import Campaign, Dataset, Offer, Store
 
 MAX_FILE_BYTES = 256 * 1024
-TABLES = ("campaign", "parties", "data", "match", "label", "features", "holdout", "steps", "guards", "learns", "demo")
+TABLES = (
+    *("campaign", "parties", "data", "match", "label", "features", "holdout", "model", "privacy", "outcome"),
+    *("steps", "guards", "learns", "demo"),
+)
 NEEDED = ("campaign", "parties", "data", "match", "steps")
 ROLES = ("brand", "media")
 MOST_MEDIA = 15
-# Steps that a campaign with several media may have, and that use identifiers alone.
-MANY_MEDIA = frozenset({"doctor", "match"})
-TRAIN_STEPS, LOOKALIKE_STEPS, L2, SAMPLE = 8, 4, 10, 20_000
+# Steps that run with each media apart where there are several, and that use identifiers alone.
+WITH_EACH = frozenset({"doctor", "match"})
+TRAIN_STEPS, LOOKALIKE_STEPS, L2, SAMPLE, OTHERS = 8, 4, 10, 20_000, 10
 # Fewer seeds than this work, but the model will be coarse.
 FEW_SEEDS = 1000
+
+
+AUDIENCE_KEYS = ("sizes", "people", "threshold")
 
 
 @dataclass(frozen=True)
@@ -274,10 +286,15 @@ class _Form:
         keys = self.keys(brand, offers)
         guards = self.guards()
         protocol, total, epoch = self.match(brand, offers, keys)
-        steps = self.steps(guards, protocol, media)
+        model = self.model(home, store, media)
+        steps = self.steps(guards, protocol, media, model)
         self.shards(steps, offers)
         label, holdout = self.label_and_holdout(brand, guards, steps)
-        features = self.features(home, brand, offers, label, holdout, steps)
+        privacy, outcome = self.privacy(), self.outcome(store, brand, media, steps)
+        if model is not None and not any(step.step in policy.NEED_LABEL for step in steps):
+            features = model.contract.features
+        else:
+            features = self.features(home, brand, offers, label, holdout, outcome, steps)
         if self.checked.mistakes:
             return None
         if brand is None or len(offers) != len(media):
@@ -311,6 +328,9 @@ class _Form:
             learns=learns,
             total=total,
             epoch=epoch,
+            model=model.contract.short if model is not None else "",
+            privacy=privacy,
+            outcome=outcome,
         )
 
     @staticmethod
@@ -507,60 +527,193 @@ class _Form:
             }
         )
 
-    def steps(self, guards: Guards, match: str, media: list[str]) -> tuple[Step, ...]:
-        """The steps in the order of their tables; with several media each for one after the other."""
+    def model(self, home: Home, store: Store, media: list[str]) -> Campaign | None:
+        """The campaign whose models are used, if the file names one."""
+        raw = self.table("model", ("campaign",))
+        if "model" not in self.raw:
+            return None
+        named = self.value_text(raw, "model.campaign", "the short name of a campaign that has trained")
+        kept = {each.short: each for each in store.campaigns() if has_model(home, store, each)}
+        if not named or named not in kept:
+            if named:
+                hint = _near(named, kept) or f"kept here: {_listed(kept)}; see `tidegate party models list`"
+                self.wrong("model.campaign", "the short name of a campaign whose models are kept", f'"{named}"', hint)
+            return None
+        trained_with = [party.name for party in kept[named].contract.media]
+        if sorted(trained_with) != sorted(media):
+            self.wrong("model.campaign", f"a model trained with {_listed(media)}", _listed(trained_with))
+        return kept[named]
+
+    def privacy(self) -> Privacy:
+        raw = self.table("privacy", ("epsilon", "delta"))
+        if "privacy" not in self.raw:
+            return Privacy()
+        epsilon = self.milli(
+            raw, "privacy.epsilon", 100, 20_000, "a number from 0.1 to 20, with three decimals at most", 2
+        )
+        delta = raw.get("delta", 1e-6)
+        exponent = round(-math.log10(delta)) if isinstance(delta, float) and 0 < delta < 1 else 0
+        if not 5 <= exponent <= 12 or not math.isclose(10.0**-exponent, float(delta), rel_tol=1e-9):
+            self.wrong("privacy.delta", "a power of ten from 1e-5 to 1e-12", _shown(delta))
+            exponent = 6
+        return Privacy(epsilon, exponent)
+
+    def outcome(self, store: Store, brand: Dataset | None, media: list[str], steps: tuple[Step, ...]) -> Outcome:
+        known = ("campaign", "audience", "converted", "positive", "spend", "cap", "decimals", "cost")
+        raw = self.table("outcome", known)
+        wanted = any(step.step == "measure" for step in steps)
+        if wanted != ("outcome" in self.raw):
+            expected, found = ("a table [outcome]", "nothing") if wanted else ("it only with [steps.measure]", "it")
+            self.wrong("outcome", expected, found, "it says which audience is measured, by which columns")
+        if not wanted or "outcome" not in self.raw:
+            return Outcome()
+        named = self.value_text(raw, "outcome.campaign", "the short name of the campaign that made the audience")
+        made = {each.short: each.contract for each in store.campaigns() if _left_alone(each)}
+        if named and (named not in made or [party.name for party in made[named].media] != media):
+            hint = _near(named, made) or f"with people left alone: {_listed(made)}"
+            self.wrong(
+                "outcome.campaign", "a campaign with the same media whose step expand left people alone", named, hint
+            )
+            return Outcome()
+        tier = self.tier(raw, made[named]) if named else 0
+        converted, positive = "", ""
+        if "converted" in raw or "positive" in raw:
+            converted = self.value_text(raw, "outcome.converted", "the name of the column that says who bought")
+            positive = self.value_text(raw, "outcome.positive", "the value that means yes")
+        spend, cap, decimals = "", 0, self.integer(raw, "outcome.decimals", 0, 6, 0)
+        if "spend" in raw:
+            spend = self.value_text(raw, "outcome.spend", "the name of a column of money")
+            cap = self.integer(raw, "outcome.cap", 1, 10 ** (9 - decimals), 0) * 10**decimals
+        elif "cap" in raw:
+            self.wrong("outcome.cap", "it only with spend", _shown(raw["cap"]))
+        cost = self.integer(raw, "outcome.cost", 0, 10 ** (15 - decimals), 0) * 10**decimals
+        shown = {column["name"]: column["kind"] for column in brand.columns} if brand is not None else {}
+        for key, column in (("converted", converted), ("spend", spend)):
+            if brand is not None and column and column not in shown:
+                hint = _near(column, shown) or f"its columns: {_listed(shown)}"
+                self.wrong(f"outcome.{key}", f"a column of {brand.name}", f'"{column}"', hint)
+            elif brand is not None and key == "spend" and column and shown[column] != "number":
+                self.wrong("outcome.spend", "a column of numbers", f'"{column}"')
+        return Outcome(named, tier, converted, positive, spend, cap, decimals, cost)
+
+    def tier(self, raw: dict[str, Any], made: Contract) -> int:
+        """The number of the audience among those of the campaign that made it."""
+        expand = next(step for step in made.steps if step.step == "expand")
+        sizes = next(value for key, value in expand.settings.items() if key in policy.AUDIENCES)
+        listed = sizes if isinstance(sizes, list) else [sizes]
+        audience = raw.get("audience", listed[-1])
+        if audience not in listed:
+            self.wrong(
+                "outcome.audience", f"one of the sizes of that campaign ({_listed(map(str, listed))})", _shown(audience)
+            )
+            return 1
+        return listed.index(audience) + 1
+
+    def steps(self, guards: Guards, match: str, media: list[str], model: Campaign | None) -> tuple[Step, ...]:
+        """The steps in the order of their tables; those of WITH_EACH for one media after the other."""
         raw = self.table("steps", STEPS)
         named = [name for name in raw if name in STEPS]
         if "steps" in self.raw and not named:
             self.wrong("steps", "at least one table like [steps.match]", "none")
+        several, seeds = len(media) > 1, self.seeds()
         done: list[str] = []
         steps: list[Step] = []
         for name in named:
-            protocol = match if name == "match" else DEFAULT_PROTOCOL[name]
-            missing = [need for need in CATALOG[protocol].needs if need not in done]
+            apart = several and name in WITH_EACH
+            after = protocol_after(match, name, several=several and not apart, seeds=seeds)
+            protocol = {"doctor": DEFAULT_PROTOCOL["doctor"], "match": match}.get(name, after) or DEFAULT_PROTOCOL[name]
+            missing = [need for need in CATALOG[protocol].needs if need not in done and not (need == "train" and model)]
             if missing:
                 later = [need for need in missing if need in named]
                 hint = "the steps run in the order of their tables" if later else f"add [steps.{missing[0]}]"
+                if missing == ["train"] and not later:
+                    hint += ", or name in [model] a campaign that has trained"
                 self.wrong(f"steps.{name}", f"[steps.{missing[0]}] before it", "it later" if later else "none", hint)
-            elif "match" in CATALOG[protocol].needs and not CATALOG[match].aligns:
-                hint = 'with mode = "both" both sides learn which rows match'
-                self.wrong(f"steps.{name}", "a match that both sides learn", f'mode "{CATALOG[match].mode}"', hint)
-            if name not in MANY_MEDIA and len(media) > 1:
-                hint = "write a campaign for each media"
-                self.wrong(f"steps.{name}", "one media with this step", f"{len(media)} ({_listed(media)})", hint)
+            elif name not in WITH_EACH and after is None:
+                self.no_such_step(name, match, media)
             done.append(name)
-            settings = self.settings(name, protocol, raw, named, guards)
-            steps += [Step(name, protocol, settings, each if len(media) > 1 else "") for each in media or [""]]
+            settings = self.settings(name, protocol, raw, named, guards, model)
+            steps += [Step(name, protocol, settings, each) for each in (media if apart else [""])]
         return tuple(steps)
 
+    def no_such_step(self, name: str, match: str, media: list[str]) -> None:
+        """Notes that a step does not run on what the match gives."""
+        alignment, mode = CATALOG[match].alignment, CATALOG[match].mode
+        if len(media) > 1:
+            hint = "write a campaign for each media"
+            self.wrong(f"steps.{name}", "one media with this step", f"{len(media)} ({_listed(media)})", hint)
+        elif alignment == "hidden":
+            hint = 'its result shows the media who is in it; mode = "both" allows it'
+            self.wrong(f"steps.{name}", "a match that both sides learn", f'mode "{mode}"', hint)
+        else:
+            hint = 'with mode = "both" both sides learn which rows match, with mode = "brand" the brand alone'
+            self.wrong(f"steps.{name}", "a match that tells which rows match", f'mode "{mode}"', hint)
+
+    def seeds(self) -> bool:
+        label = self.raw.get("label")
+        return isinstance(label, dict) and label.get("seeds") is True
+
     def settings(
-        self, name: str, protocol: str, raw: dict[str, Any], named: list[str], guards: Guards
+        self, name: str, protocol: str, raw: dict[str, Any], named: list[str], guards: Guards, model: Campaign | None
     ) -> dict[str, int | list[int]]:
-        known = {"doctor": ("sample",), "train": ("steps", "l2", "lookalike_steps"), "expand": ("sizes",)}.get(name, ())
+        known: tuple[str, ...] = {
+            "doctor": ("sample",),
+            "train": ("steps", "l2", "lookalike_steps", "balance", "early_stop", "importance"),
+            "expand": (*AUDIENCE_KEYS, "control"),
+        }.get(name, ())
         if CATALOG[protocol].mode == "epoch":
             known = ("prefix_bits",)
+        if CATALOG[protocol].seeds:
+            known = (*(each for each in known if each != "lookalike_steps"), "others_per_seed")
         own = self.table(f"steps.{name}", known, raw)
         if CATALOG[protocol].mode == "epoch":
             return {"prefix_bits": self.integer(own, "steps.match.prefix_bits", *policy.PREFIX_BITS, 0)}
         if name == "doctor":
             return {"sample": self.sample(own, guards)}
         if name == "train":
-            steps = self.integer(own, "steps.train.steps", 1, policy.HARD_GUARDS.train_steps, TRAIN_STEPS)
-            lookalike = 0
-            if "expand" in named:
-                lookalike = self.integer(own, "steps.train.lookalike_steps", 1, 11, LOOKALIKE_STEPS)
-            elif "lookalike_steps" in own:
-                self.wrong("steps.train.lookalike_steps", "it only with [steps.expand]", _shown(own["lookalike_steps"]))
-            if steps + lookalike > guards.train_steps:
-                taken = f"{steps}" + (f" and {lookalike} for the lookalike model" if lookalike else "")
-                hint = "each optimiser step tells the brand something; a data set has a budget of 12"
-                self.wrong(
-                    "steps.train.steps", f"at most {guards.train_steps} steps in all (guards.train_steps)", taken, hint
-                )
-            return {"steps": steps, "l2_milli": self.l2_milli(own), "lookalike_steps": lookalike}
+            return self.training(own, named, guards, seeds=CATALOG[protocol].seeds)
         if name == "expand":
-            return {"sizes": self.sizes(own)}
+            if model is not None and "train" not in named:
+                trained = next(step for step in model.contract.steps if step.step == "train")
+                if not (trained.settings.get("lookalike_steps") or CATALOG[trained.protocol].seeds):
+                    found = f"{model.short}, which trained none"
+                    self.wrong("model.campaign", "a campaign with a model for other people", found, "train with expand")
+            control = self.integer(own, "steps.expand.control", *policy.CONTROL_PERCENT, 0)
+            return {**self.audiences(own), "control_percent": control}
         return {}
+
+    def training(
+        self, own: dict[str, Any], named: list[str], guards: Guards, *, seeds: bool
+    ) -> dict[str, int | list[int]]:
+        steps = self.integer(own, "steps.train.steps", 1, policy.HARD_GUARDS.train_steps, TRAIN_STEPS)
+        lookalike = 0
+        if "expand" in named and not seeds:
+            lookalike = self.integer(own, "steps.train.lookalike_steps", 1, 11, LOOKALIKE_STEPS)
+        elif "lookalike_steps" in own and not seeds:
+            self.wrong("steps.train.lookalike_steps", "it only with [steps.expand]", _shown(own["lookalike_steps"]))
+        if steps + lookalike > guards.train_steps:
+            taken = f"{steps}" + (f" and {lookalike} for the lookalike model" if lookalike else "")
+            hint = "each optimiser step tells the brand something; a data set has a budget of 12"
+            self.wrong(
+                "steps.train.steps", f"at most {guards.train_steps} steps in all (guards.train_steps)", taken, hint
+            )
+        switches = {name: self.switch(own, f"steps.train.{name}") for name in ("balance", "early_stop", "importance")}
+        settings: dict[str, int | list[int]] = {
+            "steps": steps,
+            "l2_milli": self.l2_milli(own),
+            "lookalike_steps": lookalike,
+        }
+        if seeds:
+            others = self.integer(own, "steps.train.others_per_seed", *policy.OTHERS_PER_SEED, OTHERS)
+            settings["others_per_seed"] = others
+        return {**settings, **switches}
+
+    def switch(self, own: dict[str, Any], key: str) -> int:
+        value = own.get(key.rpartition(".")[2], False)
+        if not isinstance(value, bool):
+            self.wrong(key, "true or false", _shown(value))
+            return 0
+        return int(value)
 
     def sample(self, own: dict[str, Any], guards: Guards) -> int:
         sample = self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)
@@ -583,52 +736,84 @@ class _Form:
                 self.wrong("steps.match.prefix_bits", expected, str(bits), "0 asks for all and tells the media nothing")
 
     def l2_milli(self, own: dict[str, Any]) -> int:
-        value = own.get("l2", L2)
-        expected = "a number from 0.001 to 1000000 with at most three decimals"
+        """Thousandths, 0 for "auto"."""
+        if own.get("l2") == "auto":
+            return 0
+        return self.milli(
+            own, "steps.train.l2", 1, 10**9, '"auto", or a number from 0.001 to 1000000 with three decimals', L2
+        )
+
+    def milli(self, own: dict[str, Any], key: str, low: int, high: int, expected: str, default: int) -> int:
+        """A number with at most three decimals, in thousandths."""
+        value = own.get(key.rpartition(".")[2], default)
         try:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
                 raise InvalidOperation
             milli = Decimal(str(value)) * 1000
-            if not (1 <= milli <= 10**9 and milli == int(milli)):
+            if not (low <= milli <= high and milli == int(milli)):
                 raise InvalidOperation
         except (InvalidOperation, ValueError, OverflowError):
-            self.wrong("steps.train.l2", expected, _shown(value))
-            return L2 * 1000
+            self.wrong(key, expected, _shown(value))
+            return default * 1000
         return int(milli)
 
-    def sizes(self, own: dict[str, Any]) -> list[int]:
-        sizes = own.get("sizes", [5, 10, 20])
+    def audiences(self, own: dict[str, Any]) -> dict[str, int | list[int]]:
+        """How large the audiences are, by one of the keys of AUDIENCE_KEYS."""
+        given = [key for key in AUDIENCE_KEYS if key in own] or ["sizes"]
+        if len(given) > 1:
+            self.wrong("steps.expand", f"one of {_listed(AUDIENCE_KEYS)}", _listed(given))
+        key = given[0]
+        if key == "threshold":
+            expected = "a probability from 0.001 to 0.999, with three decimals at most"
+            return {"threshold_milli": [self.milli(own, "steps.expand.threshold", 1, 999, expected, 0) or 1]}
+        low, high = policy.AUDIENCES[key]
+        sizes = own.get(key, [5, 10, 20])
         whole = isinstance(sizes, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-        if not whole or not sizes or not all(1 <= size <= 50 for size in sizes) or len(set(sizes)) != len(sizes):
+        if not whole or not sizes or not all(low <= size <= high for size in sizes) or len(set(sizes)) != len(sizes):
             found = ", ".join(map(str, sizes)) if isinstance(sizes, list) else _shown(sizes)
-            self.wrong(
-                "steps.expand.sizes", "a list of different whole percents from 1 to 50", found or "an empty list"
-            )
-            return [5, 10, 20]
-        return sorted(sizes)
+            what = "percents" if key == "sizes" else "numbers of people"
+            expected = f"a list of different whole {what} from {low} to {high}"
+            self.wrong(f"steps.expand.{key}", expected, found or "an empty list")
+            return {key: [low]}
+        return {key: sorted(sizes)}
 
     def label_and_holdout(
         self, brand: Dataset | None, guards: Guards, steps: tuple[Step, ...]
     ) -> tuple[Label, Holdout]:
         names = {step.step for step in steps}
-        raw_label = self.table("label", ("column", "positive"))
+        raw_label = self.table("label", ("column", "positive", "weight", "seeds"))
         raw_holdout = self.table("holdout", ("column", "value", "share"))
         label, holdout = Label("", ""), Holdout("", "", 0)
-        if not names - MANY_MEDIA and "label" not in self.raw:
+        if not names & policy.NEED_LABEL and "label" not in self.raw:
             return label, holdout
         if "label" not in self.raw:
             self.wrong("label", "a table [label] with column and positive", "nothing", "it says who is a good customer")
+        elif "seeds" in raw_label:
+            label = self.label_of_seeds(raw_label, names)
         else:
             column = self.value_text(raw_label, "label.column", "the name of a column")
-            label = Label(column, self.value_text(raw_label, "label.positive", "the value that means yes"))
+            positive_value = self.value_text(raw_label, "label.positive", "the value that means yes")
+            weight = self.value_text(raw_label, "label.weight", "a column of numbers") if "weight" in raw_label else ""
+            label = Label(column, positive_value, weight)
         if "train" in names or "holdout" in self.raw:
             holdout = self.holdout(raw_holdout)
         if brand is not None:
             rows = self.rows(brand)
             if rows is not None:
                 positive = self.label(brand, rows, label, guards)
+                self.weights(brand, rows, label)
                 self.holdout_rows(brand, rows, holdout, positive)
         return label, holdout
+
+    def label_of_seeds(self, raw: dict[str, Any], names: set[str]) -> Label:
+        if raw["seeds"] is not True or len(raw) > 1:
+            self.wrong("label", "either seeds = true or column and positive", _listed(raw))
+        if "insight" in names:
+            self.wrong("steps.insight", "it only with a label column", "seeds alone", "all of them are good customers")
+        raw_holdout = self.raw.get("holdout")
+        if isinstance(raw_holdout, dict) and "column" in raw_holdout:
+            self.wrong("holdout.column", "a share with seeds", _shown(raw_holdout["column"]))
+        return Label("", "", seeds=True)
 
     def holdout(self, raw: dict[str, Any]) -> Holdout:
         if "share" in raw and ({"column", "value"} & set(raw)):
@@ -692,6 +877,17 @@ class _Form:
             )
         return [text == label.positive for text in texts]
 
+    def weights(self, brand: Dataset, rows: pa.Table, label: Label) -> None:
+        if self.column(brand, rows, "label.weight", label.weight) is None:
+            return
+        kinds = {column["name"]: column["kind"] for column in brand.columns}
+        if kinds.get(label.weight) != "number":
+            self.wrong("label.weight", "a column of numbers", f'"{label.weight}"')
+            return
+        values = table.numbers(rows, label.weight)
+        if not bool((values > 0).all()):
+            self.wrong("label.weight", "numbers above 0 in every row", "others, or none", "leave such rows out")
+
     def holdout_rows(self, brand: Dataset, rows: pa.Table, holdout: Holdout, positive: list[bool] | None) -> None:
         texts = self.column(brand, rows, "holdout.column", holdout.column)
         if texts is None or not holdout.value:
@@ -717,14 +913,15 @@ class _Form:
         offers: list[Offer],
         label: Label,
         holdout: Holdout,
+        outcome: Outcome,
         steps: tuple[Step, ...],
     ) -> dict[str, tuple[str, ...]]:
         """The columns that the steps use, by party; matching uses none."""
         raw = self.table("features", ROLES)
-        if "features" not in self.raw and all(step.step in MANY_MEDIA for step in steps):
+        if "features" not in self.raw and all(step.step in WITH_EACH | {"measure"} for step in steps):
             return {home.name(): (), **{offer.partner: () for offer in offers}}
         found: dict[str, tuple[str, ...]] = {}
-        used = {label.column, holdout.column} - {""}
+        used = {label.column, label.weight, holdout.column, outcome.converted, outcome.spend} - {""}
         if brand is not None:
             hidden = set(policy.load(home).hidden_columns)
             columns = [column for column in brand.columns if column["name"] not in hidden]
@@ -801,3 +998,15 @@ def few_columns(media_features: tuple[str, ...], steps: tuple[Step, ...]) -> lis
 def _is_constant(column: dict[str, Any]) -> bool:
     # Ranges are percentiles rounded outward, so they cannot say it: `data add` counts.
     return bool(column["constant"])
+
+
+def has_model(home: Home, store: Store, campaign: Campaign) -> bool:
+    """Whether the models that a campaign has trained are kept here."""
+    trained = [index for index, step in enumerate(campaign.contract.steps) if step.step == "train"]
+    kept = home.results(campaign.contract.short, "train") / "model.json"
+    return bool(trained) and store.committed_run(campaign.hash, trained[0]) is not None and kept.exists()
+
+
+def _left_alone(campaign: Campaign) -> bool:
+    """Whether a campaign has made audiences of which some people were left alone."""
+    return any(step.settings.get("control_percent") for step in campaign.contract.steps if step.step == "expand")

@@ -54,6 +54,9 @@ OF_OTHER_MEDIA = (
 )
 SAMPLE_ROWS = (1000, 200_000)
 PREFIX_BITS = (0, 20)
+OTHERS_PER_SEED = (1, 100)
+CONTROL_PERCENT = (0, 50)
+NEED_LABEL = frozenset({"insight", "train"})
 # Modes in which the parties do not both learn which rows an earlier key has matched.
 ONE_KEY = frozenset({"size", "sum"})
 
@@ -203,7 +206,7 @@ def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Gu
     found: dict[str, tuple[str, ...]] = {}
     for name, role in {**parties, "coordinator": "coordinator"}.items():
         steps = [step for step in contract_steps if role != "media" or step.media in ("", name)]
-        lines = [line for step in steps for line in catalog.learns(step.protocol, role, **figures)]
+        lines = [line for step in steps for line in catalog.learns(step.protocol, role, step.settings, **figures)]
         if role == "media" and sum(each == "media" for each in parties.values()) > 1:
             lines.append(OF_OTHER_MEDIA)
         found[name] = tuple(dict.fromkeys(lines))
@@ -252,8 +255,15 @@ def _check_time(home: Home, store: Store, contract: Contract, policy: Policy, no
 
 def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
     names = {party.name for party in contract.parties}
-    if any(step.step not in ("doctor", "match") for step in contract.steps) and not contract.label.column:
+    labelled = contract.label.column or contract.label.seeds
+    if any(step.step in NEED_LABEL for step in contract.steps) and not labelled:
         raise DisagreementError("the contract has steps that need a label and names none", "propose it with [label]")
+    if any(
+        catalog.CATALOG[step.protocol].seeds != contract.label.seeds for step in contract.steps if step.step == "train"
+    ):
+        raise DisagreementError("the contract trains in another way than its label asks for", "propose it again")
+    if any(step.step == "insight" for step in contract.steps) and contract.label.seeds:
+        raise DisagreementError("seeds alone cannot be told from other customers", "propose it without insight")
     if "coordinator" in names or set(contract.features) - names:
         raise DisagreementError("the contract names a party that it does not have", "propose it again")
     if len(contract.keys) > 1 and any(catalog.CATALOG[step.protocol].mode in ONE_KEY for step in contract.steps):
@@ -307,11 +317,25 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
             )
 
 
+_TRAIN_SETTINGS = {
+    "steps": (1, 12),
+    "l2_milli": (0, 10**9),
+    "lookalike_steps": (0, 11),
+    "balance": (0, 1),
+    "early_stop": (0, 1),
+    "importance": (0, 1),
+}
 _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
     "doctor.oprf@1": {"sample": SAMPLE_ROWS},
     "match.oprf-epoch@1": {"prefix_bits": PREFIX_BITS},
-    "train.fourier-lr@1": {"steps": (1, 12), "l2_milli": (1, 10**9), "lookalike_steps": (0, 11)},
+    "train.fourier-lr@1": _TRAIN_SETTINGS,
+    "train.fourier-lr-hidden@1": _TRAIN_SETTINGS,
+    "train.fourier-lr-several@1": _TRAIN_SETTINGS,
+    "train.fourier-lr-seeds@1": {**_TRAIN_SETTINGS, "others_per_seed": OTHERS_PER_SEED},
+    "expand.rows@1": {"control_percent": CONTROL_PERCENT},
 }
+# Exactly one of them says how large the audiences of expand are; each value lies in its range.
+AUDIENCES: dict[str, tuple[int, int]] = {"sizes": (1, 50), "people": (50, 10**9), "threshold_milli": (1, 999)}
 
 
 def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -321,25 +345,39 @@ def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, n
         if policy.allowed_steps is not None and name not in policy.allowed_steps:
             raise PolicyError(f"our policy does not allow the step {name}", "see allowed_steps in policy.toml")
         known = _INTEGER_SETTINGS.get(step.protocol, {})
-        wanted = set(known) | ({"sizes"} if name == "expand" else set())
-        if set(step.settings) != wanted:
+        wanted = set(known) | (set(AUDIENCES) & set(step.settings) if name == "expand" else set())
+        if set(step.settings) != wanted or (name == "expand" and len(set(AUDIENCES) & wanted) != 1):
             raise DisagreementError(f"step {name} has the settings {sorted(step.settings)}, expected {sorted(wanted)}")
         for key, (low, high) in known.items():
             value = step.settings[key]
             if not isinstance(value, int) or not low <= value <= high:
                 raise DisagreementError(f"step {name}: {key} is not a whole number from {low} to {high}")
-    sizes = steps["expand"].settings["sizes"] if "expand" in steps else [1]
-    if not isinstance(sizes, list) or sorted(set(sizes)) != sizes or not all(1 <= size <= 50 for size in sizes):
-        raise DisagreementError("step expand: sizes are not rising whole percents from 1 to 50")
+    if "expand" in steps:
+        _check_audiences(steps["expand"])
     if "train" in steps:
-        total = int(str(steps["train"].settings["steps"])) + int(str(steps["train"].settings["lookalike_steps"]))
-        if total > contract.guards.train_steps:
-            raise PolicyError(
-                f"training takes {total} steps, guards.train_steps allows {contract.guards.train_steps}",
-                "train fewer steps",
-            )
-        if "expand" in steps and not steps["train"].settings["lookalike_steps"]:
-            raise DisagreementError("step expand needs lookalike_steps in step train")
+        _check_training(contract, steps)
+
+
+def _check_audiences(expand: Step) -> None:
+    key = next(key for key in AUDIENCES if key in expand.settings)
+    sizes, (low, high) = expand.settings[key], AUDIENCES[key]
+    if not isinstance(sizes, list) or sorted(set(sizes)) != sizes or not low <= sizes[0] <= sizes[-1] <= high:
+        raise DisagreementError(f"step expand: {key} are not rising whole numbers from {low} to {high}")
+
+
+def _check_training(contract: Contract, steps: dict[str, Step]) -> None:
+    settings = steps["train"].settings
+    total = int(str(settings["steps"])) + int(str(settings["lookalike_steps"]))
+    if total > contract.guards.train_steps:
+        raise PolicyError(
+            f"training takes {total} steps, guards.train_steps allows {contract.guards.train_steps}",
+            "train fewer steps",
+        )
+    # A model of the media's columns alone: from seeds it is the only one.
+    if "expand" in steps and not settings["lookalike_steps"] and not contract.label.seeds:
+        raise DisagreementError("step expand needs lookalike_steps in step train")
+    if contract.label.seeds and settings["lookalike_steps"]:
+        raise DisagreementError("from seeds there is one model alone, so no lookalike_steps in step train")
 
 
 def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -364,7 +402,9 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
             )
     columns = {column["name"]: column for column in data.columns}
     features = contract.features.get(me.name, ())
-    own = (contract.label.column, contract.holdout.column) if me.role == "brand" else ()
+    label, outcome = contract.label, contract.outcome
+    asked = (label.column, label.weight, contract.holdout.column, outcome.converted, outcome.spend)
+    own = asked if me.role == "brand" else ()
     total = _total_column(contract, me)
     used = [*features, *(column for column in own if column), *total]
     for column in used:

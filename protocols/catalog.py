@@ -6,17 +6,21 @@ are filled from the contract.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-STEPS = ("doctor", "match", "insight", "train", "score", "expand")
+STEPS = ("doctor", "match", "insight", "train", "score", "expand", "measure")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A protocol under a fixed name: the step it serves, what it needs before it, what each role learns.
 
-    Of those that match: the engine that finds what is common, the mode, which says who learns of it, and whether both
-    sides end with the same rows in the same order, which later steps build on.
+    Of those that match: the engine that finds what is common, and the mode, which says who learns of it. alignment: how
+    the rows of both sides stand for each other in the steps after a match, "shown" (both know which rows match),
+    "hidden" (the brand alone, and the media enters all of its rows) or "" (not at all). several: for one brand with
+    several media at once. seeds: for a brand that has good customers alone. granted: what a role learns besides, where
+    the step's setting of this name is not 0.
     """
 
     name: str
@@ -27,10 +31,40 @@ class Entry:
     assumes: tuple[str, ...]
     engine: str = ""
     mode: str = ""
-    aligns: bool = False
+    alignment: str = ""
+    several: bool = False
+    seeds: bool = False
+    granted: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 _COORDINATOR = ("who talks to whom, when, and how many bytes",)
+_LABEL = "the encrypted vector is the label: the media cannot check it"
+_VECTORS = (
+    "the encrypted vectors are what the protocol says and the brand's key is well formed: the media cannot check it"
+)
+_WEIGHTS = "the encrypted weights are the trained model: the media cannot check it"
+_OUTCOMES = "the encrypted vectors are who bought and what they spent: the media cannot check it"
+_NO_FLOOR = (
+    "the brand keeps the least numbers of people and of good customers by itself: the media, which does not know how "
+    "many matched, cannot check them"
+)
+_MODEL = (
+    "the model: its own weights, and the media's weights in a secret basis that only the media knows",
+    "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column "
+    "variances in the secret basis",
+)
+_TRAIN_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "importance": {
+        "brand": ("the sign and size of the model's coefficient of each of the media's columns",),
+        "media": ("the model's weights of its own columns",),
+    },
+    "early_stop": {"media": ("after how many optimiser steps the training came to rest",)},
+}
+_MEASURED = (
+    "how many people are in the audience and how many were left alone, how many of each bought and what they spent in "
+    "all, each value cut to the contract's cap: every figure with noise of standard deviation {count_noise} (money: "
+    "times the cap), and only where {floor} or more people are in both groups",
+)
 
 _ENTRIES = (
     Entry(
@@ -79,7 +113,7 @@ _ENTRIES = (
         assumes=("each party enters its own people and follows the protocol",),
         engine="oprf",
         mode="both",
-        aligns=True,
+        alignment="shown",
     ),
     Entry(
         name="match.oprf-brand@1",
@@ -102,6 +136,7 @@ _ENTRIES = (
         assumes=("each party enters its own people and follows the protocol",),
         engine="oprf",
         mode="brand",
+        alignment="hidden",
     ),
     Entry(
         name="match.oprf-size@1",
@@ -156,7 +191,7 @@ _ENTRIES = (
         ),
         engine="oprf",
         mode="epoch",
-        aligns=True,
+        alignment="shown",
     ),
     Entry(
         name="match.oprf-sum@1",
@@ -189,7 +224,7 @@ _ENTRIES = (
         name="insight.columns@1",
         step="insight",
         needs=("match",),
-        title="Who the good customers are: index per bin of the media's features",
+        title="Who the good customers are: index, weight of evidence and information value of the media's features",
         learns={
             "brand": (
                 "for each bin of the media's granted features with {floor} or more matched people: its label, "
@@ -199,7 +234,25 @@ _ENTRIES = (
             "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
             "coordinator": _COORDINATOR,
         },
-        assumes=("the encrypted vector is the label: the media cannot check it",),
+        assumes=(_LABEL,),
+        alignment="shown",
+    ),
+    Entry(
+        name="insight.columns-hidden@1",
+        step="insight",
+        needs=("match",),
+        title="Who the good customers are, over all of the media's people, who do not learn who of them matched",
+        learns={
+            "brand": (
+                "for each bin of the media's granted features with {floor} or more of its people: its label, its "
+                "number of people, and how many of them are matched and how many good customers, each with noise of "
+                "standard deviation {count_noise}; fewer than {floor} are not kept",
+            ),
+            "media": ("nothing: neither who matched nor how many",),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_LABEL, _NO_FLOOR),
+        alignment="hidden",
     ),
     Entry(
         name="train.fourier-lr@1",
@@ -208,9 +261,7 @@ _ENTRIES = (
         title="Train a logistic model on both sides' columns without opening a row",
         learns={
             "brand": (
-                "the model: its own weights, and the media's weights in a secret basis that only the media knows",
-                "in each of at most {train_steps} optimiser steps one gradient sum per column, and the media's column "
-                "variances in the secret basis",
+                *_MODEL,
                 "the exact score of each hold-out row by each model that is trained (for the quality figures)",
             ),
             "media": (
@@ -219,10 +270,50 @@ _ENTRIES = (
             ),
             "coordinator": _COORDINATOR,
         },
-        assumes=(
-            "the encrypted vectors are what the protocol says and the brand's key is well formed: "
-            "the media cannot check it",
-        ),
+        assumes=(_VECTORS,),
+        alignment="shown",
+        granted=_TRAIN_GRANTS,
+    ),
+    Entry(
+        name="train.fourier-lr-hidden@1",
+        step="train",
+        needs=("match",),
+        title="Train a logistic model over all of the media's people, who do not learn who of them matched",
+        learns={
+            "brand": (
+                *_MODEL,
+                "the exact score by each model of each of the media's people that the contract draws as hold-out, "
+                "matched or not, in the media's secret order",
+            ),
+            "media": ("nothing: neither who matched nor how many; all sizes are those of its own data set",),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_VECTORS, _NO_FLOOR),
+        alignment="hidden",
+        granted=_TRAIN_GRANTS,
+    ),
+    Entry(
+        name="train.fourier-lr-seeds@1",
+        step="train",
+        needs=("match",),
+        title="Train a logistic model that tells the brand's people from the media's others, on the media's columns",
+        learns={
+            "brand": (
+                *_MODEL,
+                "how many other people the media has, and how many of them it has drawn",
+                "the exact score by the model of each hold-out row, in the media's secret order among the others",
+            ),
+            "media": (
+                "which rows are in the training part and which are held out; that the matched people are the brand's "
+                "good customers",
+                "nothing else: residuals, weights and gradients stay encrypted or with the brand",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_VECTORS,),
+        alignment="shown",
+        seeds=True,
+        granted=_TRAIN_GRANTS,
     ),
     Entry(
         name="score.rows@1",
@@ -234,7 +325,24 @@ _ENTRIES = (
             "media": ("that the matched rows were scored once more",),
             "coordinator": _COORDINATOR,
         },
-        assumes=("the encrypted weights are the trained model: the media cannot check it",),
+        assumes=(_WEIGHTS,),
+        alignment="shown",
+    ),
+    Entry(
+        name="score.rows-hidden@1",
+        step="score",
+        needs=("match", "train"),
+        title="Score the brand's matched customers among all of the media's people",
+        learns={
+            "brand": (
+                "one score per matched customer, and one per other person of the media, whom it cannot name, in the "
+                "media's secret order; blurred so that about {score_levels} levels can be told apart",
+            ),
+            "media": ("that all of its rows were scored once more; neither who matched nor how many",),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_WEIGHTS, _NO_FLOOR),
+        alignment="hidden",
     ),
     Entry(
         name="expand.rows@1",
@@ -248,7 +356,40 @@ _ENTRIES = (
             "media": ("which of its other people are in each audience, nothing of their scores",),
             "coordinator": _COORDINATOR,
         },
-        assumes=("the encrypted weights are the trained model: the media cannot check it",),
+        assumes=(_WEIGHTS,),
+        alignment="shown",
+        granted={
+            "control_percent": {
+                "brand": ("how many people of each audience the media has drawn at random to be left alone",),
+                "media": ("which people of each audience are to be left alone: it draws {control_percent} % of them",),
+            }
+        },
+    ),
+    Entry(
+        name="measure.columns@1",
+        step="measure",
+        needs=("match",),
+        title="Measure what a campaign brought: the audience against the people left alone",
+        learns={
+            "brand": _MEASURED,
+            "media": ("nothing new: who bought and what arrives encrypted and leaves encrypted",),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_OUTCOMES,),
+        alignment="shown",
+    ),
+    Entry(
+        name="measure.columns-hidden@1",
+        step="measure",
+        needs=("match",),
+        title="Measure what a campaign brought, over all of the media's people, who do not learn who of them bought",
+        learns={
+            "brand": _MEASURED,
+            "media": ("nothing: neither who matched nor how many",),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_OUTCOMES, _NO_FLOOR),
+        alignment="hidden",
     ),
 )
 
@@ -264,6 +405,23 @@ def match_protocol(engine: str, mode: str) -> str | None:
     return next((entry.name for entry in _ENTRIES if (entry.engine, entry.mode) == (engine, mode)), None)
 
 
-def learns(name: str, role: str, **figures: object) -> tuple[str, ...]:
-    """What `role` learns from the protocol `name`, with the contract's figures filled in."""
-    return tuple(line.format(**figures) for line in CATALOG[name].learns[role])
+def protocol_after(match: str, step: str, *, several: bool = False, seeds: bool = False) -> str | None:
+    """The name of the entry that runs `step` on the rows of the entry `match`, if there is one.
+
+    seeds: the brand has good customers alone, which matters to training.
+    """
+    wanted = (CATALOG[match].alignment, several, seeds and step == "train")
+    found = (e.name for e in _ENTRIES if e.step == step and (e.alignment, e.several, e.seeds) == wanted)
+    return next(found, None)
+
+
+def learns(
+    name: str, role: str, settings: Mapping[str, int | list[int]] | None = None, **figures: object
+) -> tuple[str, ...]:
+    """What `role` learns from the protocol `name`, with the contract's figures filled in.
+
+    settings: those of the step, which may grant more.
+    """
+    entry, given = CATALOG[name], settings or {}
+    more = [line for setting, roles in entry.granted.items() if given.get(setting) for line in roles.get(role, ())]
+    return tuple(line.format(**figures, **given) for line in (*entry.learns[role], *more))

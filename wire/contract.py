@@ -14,10 +14,10 @@ from typing import Any
 
 import rfc8785
 
-from tidegate.protocols.catalog import CATALOG
+from tidegate.protocols.catalog import CATALOG, Entry
 from tidegate.protocols.channel import DisagreementError
 
-VERSION = 2
+VERSION = 3
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROLES = ("brand", "media")
 KEY_KINDS = ("email", "phone", "device", "text")
@@ -62,10 +62,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Label:
-    """The brand's column that says who is a good customer, and which of its values means yes."""
+    """The brand's column that says who is a good customer, and which of its values means yes.
+
+    weight: a column of numbers above 0, how much each row counts in training. seeds: there is no such column, everybody
+    in the brand's data set is a good customer, and the media's other people stand for the rest.
+    """
 
     column: str
     positive: str
+    weight: str = ""
+    seeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Holdout:
 class Step:
     """One step between the brand and a media, the catalogue entry that runs it, its settings.
 
-    media: the name of the media; empty where the contract has only one. Settings are integers and lists of integers.
+    media: the name of the media; empty where the contract has only one, and in a joint step, in which all take part.
+    Settings are integers and lists of integers.
     """
 
     step: str
@@ -109,6 +116,33 @@ class Total:
 
 
 @dataclass(frozen=True)
+class Privacy:
+    """Differential privacy of training and insight: epsilon in thousandths, 0 without; delta is 10^-delta_exponent."""
+
+    epsilon_milli: int = 0
+    delta_exponent: int = 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an audience: the question of the step `measure`; all empty where there is none.
+
+    campaign: the short name of the contract that made the audience; tier: its number among that step's audiences, from
+    1. converted and positive: the brand's column that says who bought (empty: everybody in its data set); spend: its
+    column of money, clipped to 0..cap in units of 10^-decimals; cost: what the campaign cost, in the same units.
+    """
+
+    campaign: str = ""
+    tier: int = 0
+    converted: str = ""
+    positive: str = ""
+    spend: str = ""
+    cap: int = 0
+    decimals: int = 0
+    cost: int = 0
+
+
+@dataclass(frozen=True)
 class Guards:
     """Limits that every party signs; a party's own policy can only be stricter."""
 
@@ -121,7 +155,10 @@ class Guards:
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything the parties agree on. Build it with `Contract(...)`, read a peer's with `from_bytes`."""
+    """Everything the parties agree on. Build it with `Contract(...)`, read a peer's with `from_bytes`.
+
+    model: the short name of the contract whose trained models are used, or from which training starts; else empty.
+    """
 
     version: int
     software: str
@@ -139,6 +176,9 @@ class Contract:
     learns: dict[str, tuple[str, ...]]
     total: Total = Total()
     epoch: str = ""
+    model: str = ""
+    privacy: Privacy = Privacy()
+    outcome: Outcome = Outcome()
 
     def to_bytes(self) -> bytes:
         return rfc8785.dumps(asdict(self))
@@ -165,15 +205,20 @@ class Contract:
     def media(self) -> tuple[ContractParty, ...]:
         return tuple(party for party in self.parties if party.role == "media")
 
+    def members(self, step: Step) -> tuple[ContractParty, ...]:
+        """The brand and the media between which a step runs: one media, or in a joint step all, the lead first."""
+        return self.role("brand"), *((self.party(step.media),) if step.media else self.media)
+
     def pair(self, step: Step) -> tuple[ContractParty, ContractParty]:
-        """The brand and the media between which a step runs."""
-        return self.role("brand"), self.party(step.media) if step.media else self.role("media")
+        """The brand and the media of a step, of a joint one the leading media."""
+        brand, media, *_ = self.members(step)
+        return brand, media
 
     def takes_part(self, name: str, step: Step) -> bool:
-        return any(party.name == name for party in self.pair(step))
+        return any(party.name == name for party in self.members(step))
 
     def peer(self, name: str, step: Step) -> ContractParty:
-        """The other party of a step in which `name` takes part."""
+        """The other party of a step in which `name` takes part; in a joint one a media's is the brand, its the lead."""
         return next(party for party in self.pair(step) if party.name != name)
 
     @classmethod
@@ -230,6 +275,7 @@ def _list(value: Any, where: str, shortest: int, longest: int) -> list[Any]:
 
 
 _HEX32 = re.compile(r"[0-9a-f]{64}")
+_SHORT = re.compile(r"[0-9a-f]{12}")
 _SETTING = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -300,22 +346,71 @@ def _total(value: Any) -> Total:
     )
 
 
-def _check_order(steps: tuple[Step, ...], media: list[str]) -> None:
-    """Each step once per media, after the steps that it needs with the same media."""
-    done: dict[str, dict[str, Step]] = {}
+def _label(value: Any) -> Label:
+    raw = _object(value, "label", Label)
+    if not isinstance(raw["seeds"], bool) or (raw["seeds"] and (raw["column"] or raw["positive"])):
+        raise _BadError("label: expected seeds to be true or false, and with it no column")
+    return Label(
+        _text(raw["column"], "label.column"),
+        _text(raw["positive"], "label.positive"),
+        _text(raw["weight"], "label.weight"),
+        raw["seeds"],
+    )
+
+
+def _privacy(value: Any) -> Privacy:
+    raw = _object(value, "privacy", Privacy)
+    return Privacy(
+        _integer(raw["epsilon_milli"], "privacy.epsilon_milli", 0, 20_000),
+        _integer(raw["delta_exponent"], "privacy.delta_exponent", 5, 12),
+    )
+
+
+def _outcome(value: Any) -> Outcome:
+    raw = _object(value, "outcome", Outcome)
+    outcome = Outcome(
+        campaign=raw["campaign"] if raw["campaign"] == "" else _text(raw["campaign"], "outcome.campaign", _SHORT),
+        tier=_integer(raw["tier"], "outcome.tier", 0, 100),
+        converted=_text(raw["converted"], "outcome.converted"),
+        positive=_text(raw["positive"], "outcome.positive"),
+        spend=_text(raw["spend"], "outcome.spend"),
+        cap=_integer(raw["cap"], "outcome.cap", 0, 10**9),
+        decimals=_integer(raw["decimals"], "outcome.decimals", 0, 6),
+        cost=_integer(raw["cost"], "outcome.cost", 0, 10**15),
+    )
+    if bool(outcome.campaign) != bool(outcome.tier) or bool(outcome.spend) != bool(outcome.cap):
+        raise _BadError("outcome: expected a campaign with the number of its audience, and spend with a cap")
+    return outcome
+
+
+# Steps that run between the brand and each media, where there are several; the others are joint.
+_WITH_EACH = ("doctor", "match")
+
+
+def _check_order(steps: tuple[Step, ...], media: list[str], model: str) -> None:
+    """Each step once (per media, or once for all), after the steps that it needs."""
+    several = len(media) > 1
+    done: dict[str, dict[str, Step]] = {name: {} for name in media}
     for step in steps:
-        if (step.media not in media) if len(media) > 1 else step.media:
-            raise _BadError(f"steps: expected {step.step} to name its media if and only if there are several")
-        before = done.setdefault(step.media, {})
-        missing = [need for need in CATALOG[step.protocol].needs if need not in before]
-        if missing or step.step in before:
-            raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
-        if len(media) > 1 and step.step not in ("doctor", "match"):
-            raise _BadError(f"steps: {step.step} runs with one media, this contract has {len(media)}")
-        given = before.get("match")
-        if given is not None and "match" in CATALOG[step.protocol].needs and not CATALOG[given.protocol].aligns:
-            raise _BadError(f"steps: {step.step} needs rows that both sides know, {given.protocol} gives none")
-        before[step.step] = step
+        if step.media and not (several and step.step in _WITH_EACH and step.media in media):
+            raise _BadError(f"steps: {step.step} names a media and should not, or another than the contract")
+        if several and not step.media and step.step in _WITH_EACH:
+            raise _BadError(f"steps: expected {step.step} to name its media, since there are several")
+        entry = CATALOG[step.protocol]
+        if entry.several != (several and not step.media):
+            raise _BadError(f"steps: {step.protocol} is not for a contract with {len(media)} media")
+        for before in (done[name] for name in ([step.media] if step.media else media)):
+            _check_after(entry, step, before, model)
+            before[step.step] = step
+
+
+def _check_after(entry: Entry, step: Step, before: dict[str, Step], model: str) -> None:
+    """Whether a step may run after those `before` it with the same media."""
+    missing = [need for need in entry.needs if need not in before and not (need == "train" and model)]
+    if missing or step.step in before:
+        raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
+    if "match" in entry.needs and CATALOG[before["match"].protocol].alignment != entry.alignment:
+        raise _BadError(f"steps: {step.protocol} does not run after {before['match'].protocol}")
 
 
 def _contract(value: Any) -> Contract:
@@ -328,11 +423,15 @@ def _contract(value: Any) -> Contract:
     keys = tuple(_key(item, f"keys[{i}]") for i, item in enumerate(_list(raw["keys"], "keys", 1, len(KEY_KINDS))))
     if len({key.kind for key in keys}) != len(keys):
         raise _BadError("keys: expected each kind once")
-    label = _object(raw["label"], "label", Label)
+    label = _label(raw["label"])
     holdout = _object(raw["holdout"], "holdout", Holdout)
     guards = _object(raw["guards"], "guards", Guards)
     steps = tuple(_step(item, f"steps[{i}]") for i, item in enumerate(_list(raw["steps"], "steps", 1, 32)))
-    _check_order(steps, media)
+    model = raw["model"] if raw["model"] == "" else _text(raw["model"], "model", _SHORT)
+    _check_order(steps, media, model)
+    outcome = _outcome(raw["outcome"])
+    if any(step.step == "measure" for step in steps) != bool(outcome.campaign):
+        raise _BadError("outcome: expected a campaign if and only if a step measures one")
     total, epoch = _total(raw["total"]), raw["epoch"] if raw["epoch"] == "" else _text(raw["epoch"], "epoch", NAME)
     modes = {CATALOG[step.protocol].mode for step in steps}
     if ("sum" in modes) != bool(total.role and total.column and total.cap) or (total == Total()) == ("sum" in modes):
@@ -348,7 +447,7 @@ def _contract(value: Any) -> Contract:
         expires_s=_integer(raw["expires_s"], "expires_s", 0, LATEST_S),
         parties=parties,
         keys=keys,
-        label=Label(_text(label["column"], "label.column"), _text(label["positive"], "label.positive")),
+        label=label,
         features=_by_party(raw["features"], "features", names, 4096),
         holdout=Holdout(
             _text(holdout["column"], "holdout.column"),
@@ -366,4 +465,7 @@ def _contract(value: Any) -> Contract:
         learns=_by_party(raw["learns"], "learns", names | {"coordinator"}, 256),
         total=total,
         epoch=epoch,
+        model=model,
+        privacy=_privacy(raw["privacy"]),
+        outcome=outcome,
     )
