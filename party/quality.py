@@ -74,6 +74,11 @@ def auc_gain(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike)
     return gain, (max(gain - reach, -1.0), min(gain + reach, 1.0))
 
 
+def is_gain_shown(interval: Interval | None) -> bool:
+    """Whether `auc_gain`'s interval lies above 0: chance alone claims a gain that is none 1 time in 40 at most."""
+    return interval is not None and interval[0] > 0
+
+
 def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     """Mean negative log-likelihood in nats of scores that are log-odds; finite for every finite logit."""
     y, z = _labels(labels), _scores(logits)
@@ -196,8 +201,8 @@ def compare(labels: npt.ArrayLike, logits: Mapping[str, npt.ArrayLike]) -> dict[
     """The quality part of the train step's facts, from hold-out labels and each model's log-odds on the same rows.
 
     `logits` has "brand_only" and "joint", and any further model under its own name. A brand without columns of its own
-    enters the log-odds of its base rate for every row. Keys: auc, auc_interval, gain, gain_interval, log_loss,
-    lift_at, gains_curve. An interval is null where these rows cannot tell it.
+    enters the log-odds of its base rate for every row. Keys: auc, auc_interval, gain, gain_interval, gain_shown,
+    log_loss, lift_at, gains_curve. An interval is null where these rows cannot tell it.
     """
     gain, gain_interval = auc_gain(labels, logits["brand_only"], logits["joint"])
     return {
@@ -205,6 +210,7 @@ def compare(labels: npt.ArrayLike, logits: Mapping[str, npt.ArrayLike]) -> dict[
         "auc_interval": {name: _listed(auc_interval(labels, scores)) for name, scores in logits.items()},
         "gain": gain,
         "gain_interval": _listed(gain_interval),
+        "gain_shown": is_gain_shown(gain_interval),
         "log_loss": {name: log_loss(labels, scores) for name, scores in logits.items()},
         "lift_at": {
             str(percent): {name: lift(labels, scores, percent) for name, scores in logits.items()}

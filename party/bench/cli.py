@@ -1,8 +1,9 @@
-"""`tidegate bench match|tokens|insight|train|score|expand|rivals|kernel`."""
+"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|rivals|kernel`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -145,6 +146,30 @@ def kernel(
     with console.status(f"Measuring group operations on {elements:,} elements ..."):
         figures = kernel_figures(elements)
     console.print(_table("kernel", figures))
+
+
+@bench_app.command("accuracy")
+def accuracy(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the data sets; the demo's records if left out.")
+    ] = None,
+    splits: Annotated[int, typer.Option(min=1, max=20, help="Divisions into training and test rows.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Blind training beside scikit-learn on pooled tables, and what is claimed where joining brings nothing."""
+    from .accuracy import bench, lines
+
+    if as_json:
+        typer.echo(json.dumps(bench(data, splits, lambda _: None)))
+        return
+    console = Console()
+    with console.status("Reading ...") as status:
+        figures = bench(data, splits, lambda what: status.update(f"Training on {what} ..."))
+    columns = ("data", "figure", "alone", "blind", "pooled", "differs", "worst", "at most")
+    shown = Table(*columns, title=f"tidegate bench accuracy, mean of {splits} splits")
+    for line in lines(figures):
+        shown.add_row(*line)
+    console.print(shown)
 
 
 def _measure(
