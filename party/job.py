@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Job:
 
     keys: the column of each kind of identifier; given: the form of those that hold digests.
     tokens: where the tokens of epochs are kept.
+    channels: the line to each party that this one talks to, by name; where there is but one, the role gets it anyway.
     earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
     """
 
@@ -46,6 +47,7 @@ class Job:
     count_noise: Noise
     charge: Callable[[str, int, int], None]
     tokens: Path = Path("tokens")
+    channels: Mapping[str, Channel] = field(default_factory=dict)
 
     @property
     def role(self) -> str:

@@ -137,7 +137,7 @@ async def propose(home: Home, store: Store, relay: RelayAsyncStub, contract: Con
         steps=[step.name for step in contract.steps],
         expires_s=contract.expires_s,
         signature=signature,
-        members=[Members(parties=[party.name for party in contract.pair(step)]) for step in contract.steps],
+        members=[Members(parties=[party.name for party in contract.members(step)]) for step in contract.steps],
     )
     await relay.File(docket, timeout=TIMEOUT_S)
     body = {"contract": contract.to_bytes().decode(), "signature": signature.hex()}

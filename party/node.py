@@ -27,12 +27,13 @@ import grpc
 
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
-from tidegate.wire import receipt
+from tidegate.wire import pairs, receipt
 from tidegate.wire.line import dial_async, explain, plain
 from tidegate.wire.relay_pb2 import CampaignState, Commit, Ended, FromNode, Held, Here, Start, ToNode
 from tidegate.wire.relay_pb2_grpc import RelayStub
 
 if TYPE_CHECKING:
+    from tidegate.wire.contract import Contract, Step
     from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
 
 from . import mail, policy
@@ -293,8 +294,8 @@ def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
     policy.check_runnable(node.home, node.store, campaign, time.time())
     earlier: dict[str, str] = {}
     for index, before in enumerate(steps[:step]):
-        # Between other parties too there may be earlier steps; the peer knows nothing of their runs.
-        if campaign.contract.pair(before) != campaign.contract.pair(steps[step]):
+        # Others may have earlier steps of which this party, or everybody that it now talks to, knows nothing.
+        if not _builds_on(campaign.contract, node.name, steps[step], before):
             continue
         run = node.store.committed_run(contract, index)
         if run is None:
@@ -305,6 +306,11 @@ def admit(node: Node, start: Start) -> tuple[Campaign, Order]:
     if node.store.run(bytes(start.run)) is not None:
         raise ConfigError("the coordinator used a run number twice", "ask its operator")
     return campaign, Order(node.home, contract, step, bytes(start.run), earlier)
+
+
+def _builds_on(contract: Contract, me: str, step: Step, before: Step) -> bool:
+    common = {party.name for party in contract.members(step)} & {party.name for party in contract.members(before)}
+    return me in common and len(common) > 1
 
 
 async def _work(node: Node, campaign: Campaign, order: Order) -> None:
@@ -413,7 +419,7 @@ async def _stop_workers(node: Node) -> None:
 
 
 def commit(node: Node, message: Commit) -> None:
-    """Moves a staged result to its place once the receipts of both parties say that they hold the same transcript."""
+    """Moves a staged result to its place once the receipts of all parties say that they hold the same transcripts."""
     contract, run = bytes(message.contract), bytes(message.run)
     known = node.store.run(run)
     if known is None or known.contract != contract or known.state != "prepared":
@@ -421,11 +427,14 @@ def commit(node: Node, message: Commit) -> None:
     campaign = node.store.campaign(contract)
     mine = receipt.verify(known.receipt, node.home.load_identity().public, contract, known.step, run)
     step = campaign.contract.steps[known.step]
-    for party in campaign.contract.pair(step):
+    digests: dict[str, bytes] = {}
+    for party in campaign.contract.members(step):
         public = bytes.fromhex(party.identity)
-        if not any(_is_receipt(item, public, contract, known.step, run, mine) for item in message.receipts):
-            node.log(f"{campaign.name}: a commit without the receipt of {party.name} was ignored.")
-            return
+        signed = [_digests(item, public, contract, known.step, run) for item in message.receipts]
+        digests[party.name] = next(filter(None, signed), b"")
+    if digests[node.name] != mine or not pairs.agree(list(digests), digests):
+        node.log(f"{campaign.name}: a commit without the receipts of all for the same transcripts was ignored.")
+        return
     if node.store.committed_run(contract, known.step) is not None:
         node.log(f"{campaign.name}: a second commit of {step.name} was ignored.")
         return
@@ -442,11 +451,12 @@ def commit(node: Node, message: Commit) -> None:
         node.log(f"{campaign.name}: {step.name} done in {known.seconds:.1f} s.")
 
 
-def _is_receipt(item: bytes, public: bytes, contract: bytes, step: int, run: bytes, digest: bytes) -> bool:
+def _digests(item: bytes, public: bytes, contract: bytes, step: int, run: bytes) -> bytes:
+    """The digests of a receipt by the key `public` for this run, empty if it is none."""
     try:
-        return receipt.verify(item, public, contract, step, run) == digest
+        return receipt.verify(item, public, contract, step, run)
     except TidegateError:
-        return False
+        return b""
 
 
 def place(staged: Path, results: Path, run: bytes) -> None:

@@ -14,16 +14,17 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tidegate import __version__
 from tidegate.protocols.channel import DisagreementError, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.wire import receipt
-from tidegate.wire.contract import Contract
-from tidegate.wire.line import open_line
-from tidegate.wire.session import open_session
+from tidegate.wire import pairs, receipt
+from tidegate.wire.contract import Contract, ContractParty
+from tidegate.wire.line import Line, open_line
+from tidegate.wire.session import Session, open_session
 
 from . import overlap
 from .config import Home
@@ -36,6 +37,8 @@ from .steps import play
 from .store import PersonError, Store
 
 MEMORY_LIMIT_BYTES = 16 * 2**30
+
+T = TypeVar("T")
 
 
 def main() -> int:
@@ -64,13 +67,14 @@ def say(value: dict[str, Any]) -> None:
 
 
 async def attempt(order: Order) -> dict[str, Any]:
-    """Opens the session, plays the step, writes facts.json and returns the receipt and the counters."""
+    """Opens a session with each peer, plays the step, writes facts.json and returns the receipt and the counters."""
     home = order.home.require()
     store = Store(home.store_db)
     contract = store.campaign(order.contract).contract
     me = contract.party(home.name())
     step = contract.steps[order.step]
-    peer = contract.peer(me.name, step)
+    members = [party.name for party in contract.members(step)]
+    peers = [contract.party(name) for name in pairs.peers(members, me.name)]
     identity = home.load_identity()
     registered = store.dataset(me.data.name)
     if table.commitment(registered.path, registered.salt) != me.data.commitment:
@@ -82,27 +86,34 @@ async def attempt(order: Order) -> dict[str, Any]:
         _check_result(home.results(contract.short, name), name, run)
 
     def charge(kind: str, amount: int, limit: int) -> None:
-        store.charge(registered.digest, peer.name, kind, amount, limit, order.contract, order.run)
+        store.charge(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.run)
 
     started = time.monotonic()
     staging = order.home.staging(order.run)
     staging.mkdir(parents=True, mode=0o700)
     progress = Progress(contract, step, say)
-    line = await open_line(home.coordinator(), order.run, peer.name)
+    lines: list[Line] = []
     try:
-        session = await open_session(
-            line,
-            me=identity,
-            peer_identity=bytes.fromhex(peer.identity),
-            contract_hash=order.contract,
-            run=order.run,
-            step=order.step,
-            my_name=me.name,
-            peer_name=peer.name,
-            inputs=order.earlier,
-            software=__version__,
-            on_message=progress.on_message,
-        )
+        for peer in peers:
+            number = pairs.line_number(order.run, members, me.name, peer.name)
+            lines.append(await open_line(home.coordinator(), number, peer.name))
+
+        async def session_with(peer: ContractParty, line: Line) -> Session:
+            return await open_session(
+                line,
+                me=identity,
+                peer_identity=bytes.fromhex(peer.identity),
+                contract_hash=order.contract,
+                run=order.run,
+                step=order.step,
+                my_name=me.name,
+                peer_name=peer.name,
+                inputs=_known_to(contract, peer, order.earlier),
+                software=__version__,
+                on_message=progress.on_message,
+            )
+
+        sessions = await _together(*(session_with(peer, line) for peer, line in zip(peers, lines, strict=True)))
         job = Job(
             contract=contract,
             step=step,
@@ -118,23 +129,49 @@ async def attempt(order: Order) -> dict[str, Any]:
             count_noise=discrete_gaussian(contract.guards.count_noise),
             charge=charge,
             tokens=home.tokens,
+            channels={peer.name: session for peer, session in zip(peers, sessions, strict=True)},
         )
         try:
-            facts = await play(job, session)
-            digest = await session.finish()
+            facts = await play(job, sessions[0])
+            digests = await _together(*(session.finish() for session in sessions))
         except Exception as error:
-            await session.abort(public_reason(error, me.name), again=describe(error)["kind"] in PASSING)
+            again = describe(error)["kind"] in PASSING
+            await _together(*(session.abort(public_reason(error, me.name), again=again) for session in sessions))
             raise
     finally:
-        await line.close()
+        await _together(*(line.close() for line in lines))
     if step.step == "match" and me.role == "brand":
         facts |= overlap.leave(job, _matched_before(home, store, contract, order))
     seconds = round(time.monotonic() - started, 3)
-    figures = {"seconds": seconds, "sent": session.bytes_sent, "received": session.bytes_received}
+    moved = {
+        "sent": sum(session.bytes_sent for session in sessions),
+        "received": sum(session.bytes_received for session in sessions),
+    }
+    figures = {"seconds": seconds, **moved}
     (staging / "facts.json").write_text(json.dumps({**facts, "run": order.run.hex(), **figures}, allow_nan=False))
     flush(staging)
-    made = receipt.make(identity, order.contract, order.step, order.run, digest)
+    made = receipt.make(identity, order.contract, order.step, order.run, b"".join(digests))
     return {"receipt": made.hex(), **figures}
+
+
+async def _together(*work: Awaitable[T]) -> list[T]:
+    """The results of all of it, in order; the first error ends the rest."""
+
+    async def done(each: Awaitable[T]) -> T:
+        return await each
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(done(each)) for each in work]
+    except* Exception as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _known_to(contract: Contract, peer: ContractParty, earlier: dict[str, str]) -> dict[str, str]:
+    """Of the runs that this party builds on, those in which the peer took part."""
+    steps = {step.name: step for step in contract.steps}
+    return {name: run for name, run in earlier.items() if contract.takes_part(peer.name, steps[name])}
 
 
 def _matched_before(home: Home, store: Store, contract: Contract, order: Order) -> dict[str, Path]:

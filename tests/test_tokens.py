@@ -36,7 +36,7 @@ from tests.two_parties import Party, introduce, make_party, make_town, media_row
 from tidegate.party import campaign, dataset, mail, policy, steps
 from tidegate.party.cli import party_app
 from tidegate.party.job import Job
-from tidegate.party.steps import read_rows
+from tidegate.party.aligned import read_rows
 from tidegate.party.store import PersonError
 from tidegate.party.tokens import build as building
 from tidegate.party.tokens import folders, held, own

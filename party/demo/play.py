@@ -30,9 +30,9 @@ from sklearn.linear_model import LogisticRegression
 from tidegate.protocols.channel import ConfigError
 
 from .. import quality, report
+from ..aligned import read_rows, read_split
 from ..data import features, table
 from ..report.wording import verdict
-from ..steps import read_rows, read_split
 from ..store import Campaign, Event, Run, Store
 from . import records
 from .loopback import PARTIES, DataSet, Loopback, is_over, loopback
