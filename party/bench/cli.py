@@ -1,4 +1,4 @@
-"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|rivals|kernel`."""
+"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|rivals|naive|kernel`."""
 
 from __future__ import annotations
 
@@ -169,6 +169,24 @@ def accuracy(
     shown = Table(*columns, title=f"tidegate bench accuracy, mean of {splits} splits")
     for line in lines(figures):
         shown.add_row(*line)
+    console.print(shown)
+
+
+@bench_app.command("naive")
+def naive(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
+    """Scores in one process, beside the row-by-row loops of tutorials, which are measured on some rows."""
+    from .naive import bench
+
+    if as_json:
+        typer.echo(json.dumps(bench(rows, features)))
+        return
+    console = Console()
+    with console.status(f"Scoring {rows:,} rows ..."):
+        found = bench(rows, features)
+    columns = ("engine", "version", "seconds", "measured_rows", "bytes_per_row", "times_ours", "absent")
+    shown = Table(*columns, title=f"tidegate bench naive, {rows:,} x {features}; seconds for all rows, extrapolated")
+    for row in found["engines"]:
+        shown.add_row(*(_text(row.get(column, "")) for column in columns))
     console.print(shown)
 
 
