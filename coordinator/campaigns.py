@@ -644,13 +644,15 @@ class Scheduler:
 
 
 def _members(docket: pb.Docket) -> list[tuple[str, ...]]:
-    """Who takes part in each step, in the order of the docket's parties. Raises RefusedError."""
-    parties, members = tuple(docket.parties), [set(each.parties) for each in docket.members]
+    """Who takes part in each step, in the order in which the docket names them. Raises RefusedError."""
+    parties, members = tuple(docket.parties), [tuple(each.parties) for each in docket.members]
     if not members:
         return [parties] * len(docket.steps)
-    if len(members) != len(docket.steps) or any(len(each) < 2 or not each <= set(parties) for each in members):
+    if len(members) != len(docket.steps) or not all(
+        2 <= len(each) == len(set(each)) and set(each) <= set(parties) for each in members
+    ):
         text = "a docket names the parties of each step, two or more of its own"
         raise RefusedError("INVALID_ARGUMENT", text)
     if set().union(*members) != set(parties):
         raise RefusedError("INVALID_ARGUMENT", "a docket names no party that takes part in no step")
-    return [tuple(party for party in parties if party in each) for each in members]
+    return members

@@ -140,7 +140,7 @@ def steps_come_after_what_they_need_and_once(module: ModuleType, town: Town) -> 
         ends_with(DisagreementError, partial(module.Contract.from_bytes, data))
 
 
-@guard("wire.contract", "if (step.media not in media) if len(media) > 1 else step.media:")
+@guard("wire.contract", "if (step.media not in media) if several and step.step in _WITH_EACH else step.media:")
 def a_step_names_its_media_where_there_are_several_and_only_there(module: ModuleType, town: Town) -> None:
     document = _document(town)
     named = [{**step, "media": document["parties"][1]["name"]} for step in document["steps"]]
@@ -512,7 +512,7 @@ def a_brand_does_not_choose_who_is_scored_exactly(module: ModuleType, town: Town
     drawn = Randomness(made.hash).integers(100, 1000) < np.uint64(30)
     one = np.arange(1000) == int(np.flatnonzero(~drawn)[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attacks, "steps", module)
+        patch.setattr(attacks, "training", module)
         try:
             attacks._media_alone(town, made, town.folder / "job", ~drawn & ~one, drawn | one)
         except attacks._Enough:
