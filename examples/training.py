@@ -27,7 +27,7 @@ of_brand, of_media = simulate(
 )
 
 # A score needs both sides' parts. Here they are added in the clear; `examples/scoring.py` adds them blind.
-joint = of_brand.own_part(x_brand[test]) + of_media.columns(x_media[test]) / 2**6 @ of_brand.media_weights
+joint = of_brand.model.own_part(x_brand[test]) + of_media.columns(x_media[test]) / 2**6 @ of_brand.model.media_weights
 alone = fit_alone(x_brand[train], y[train], settings.l2).own_part(x_brand[test])
 pooled = LogisticRegression(C=1 / settings.l2).fit(x[train], y[train]).decision_function(x[test])
 

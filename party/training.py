@@ -42,7 +42,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         return await scoring.brand_scores(channel, weights, int(held_out.sum()), levels=None, randomness=job.randomness)
 
     alone = logistic.fit_alone(x[train], y, settings.l2)
-    joint = await logistic.brand(channel, x[train], y, settings=settings, randomness=job.randomness)
+    joint = (await logistic.brand(channel, x[train], y, settings=settings, randomness=job.randomness)).model
     media_part = await held_out_scores(joint.media_weights)
     score = {"brand_only": alone.own_part(x[held_out]), "joint": joint.own_part(x[held_out]) + media_part}
     model: Facts = {
@@ -58,7 +58,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
     if lookalike_steps:
         # Other people have no columns at the brand: their model uses the media's alone, and starts from the joint one.
         start = logistic.BrandModel(joint.intercept, np.empty(0), joint.media_weights)
-        lookalike = await logistic.brand(
+        of_others = await logistic.brand(
             channel,
             np.empty((len(y), 0)),
             y,
@@ -66,6 +66,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
             randomness=job.randomness,
             start=start,
         )
+        lookalike = of_others.model
         media_part = await held_out_scores(lookalike.media_weights)
         score["media_only"] = lookalike.intercept + media_part
         model["lookalike"] = {

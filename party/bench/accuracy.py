@@ -235,7 +235,7 @@ def _blind(
 
     async def brand_role(channel: Channel) -> FloatArray:
         randomness = _randomness(f"{seed} brand")
-        model = await logistic.brand(channel, brand[0], y, settings=settings, randomness=randomness)
+        model = (await logistic.brand(channel, brand[0], y, settings=settings, randomness=randomness)).model
         weights, rows = model.media_weights, len(brand[1])
         own: FloatArray = model.own_part(brand[1])
         return own + await scoring.brand_scores(channel, weights, rows, levels=None, randomness=randomness)

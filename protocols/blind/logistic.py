@@ -1,32 +1,33 @@
 """Logistic regression over columns of two parties; nobody sees a row's logit or residual.
 
-The brand holds labels y in {0, 1} and columns X_b (n, d_b), the media columns X_m (n, d_m) of the same rows in the same
-order. T is the plaintext modulus; a logit z stands as z T/P, P = 24. The figure, rows in blocks of 8192 (slot = row):
+The brand holds labels y in {0, 1}, sample weights and columns X_b (n, d_b), the media columns X_m (n, d_m) of the same
+rows in the same order. T is the plaintext modulus; a logit z stands as z T/P, P = 24. The figure, rows in blocks of
+8192 (slot = row):
 
-    set-up     media   X~ = X_m V L^-1/2: V and L are the directions and eigenvalues of its ridged covariance
+    set-up     media   X~ = X_m V L^-1/2: whitening.py
        B -> M  rows, columns, public key, Enc(X_b)
        M -> B  L: with it, the L2 penalty on the media's own weights is an exact, diagonal one on w~
     each step
+    0  B -> M  whether there is another step, where the settings let the brand stop early
     1  B -> M  Enc(w~_j), a constant for each column
     2  M -> B  Enc(X~ w~ + s)               s uniform modulo T; the media keeps v = -s
-    3  B -> M  Enc(A_j(u)), Enc(B_j(u))     j = 1..6; u = opened + X_b w_b, so that u + v = z
+    3  B -> M  Enc(A_j(u)), Enc(B_j(u))     j = 1..6; u = opened + X_b w_b, so that u + v = z: fourier.py
     4  M -> B  Enc(sum_j A_j cos(2 pi j v/T) + B_j sin(2 pi j v/T) + rho)
                                             rho uniform modulo T; the media keeps -rho
     5  B -> M  Enc(r_b)                     r_b = opened + (a_0 - y) S: the label enters here; r = r_b - rho
-    6  M -> B  for each column f: slots that add up to <f, r> where f is the media's, to <f, -rho> where it
-               is the brand's; and the sum of -rho
-    7  B       adds X_b' r_b and the penalty's part: the gradient; one L-BFGS step
+    6  M -> B  for each column f a sum that opens to <f, r> where f is the media's, to <f, -rho> where it is the
+               brand's; and <1, -rho>
+    7  B       adds X_b' r_b and the penalty's part: the gradient; one step of descent.py
 
-The sigmoid is a Fourier series of period P, fitted on a window of 16 around the brand's base rate:
-sigma(z) = a_0 + sum_j a_j cos(2 pi j z/P) + b_j sin(2 pi j z/P), A_j = a_j cos + b_j sin and B_j = b_j cos - a_j sin
-at 2 pi j u/T. Sine and cosine of u + v come apart into products of those of u and of v, and have period T: what wraps
-modulo T changes nothing. The coefficients stay with the brand; the media learns nothing from them.
+A row's sample weight multiplies its A_j, B_j and S. With weight 0 the three are 0, so dec = rho, r_b - rho = 0, and
+the row is in no sum: that is hidden alignment, where the media enters all its rows and the brand makes vanish those
+it does not share, unseen (`present`). What the media receives and does depends on n, d_b and the number of steps alone.
 
 Learns. Brand: L, and in each step one sum per column, of the media's in a basis that only the media knows, with noise
 that leaves 16 meaningful bits; u and opened are uniform modulo T. Media: n, d_b, the number of steps, else ciphertext.
 
 Claim. Against semi-honest parties, by RLWE (128 bits) for what the media sees, and by uniform masks, re-randomising and
-flooding for what the brand sees (docs/protocols/blind.md, with the bound). Not claimed: a brand that sends something
+flooding for what the brand sees (docs/protocols/training.md, line by line). Not claimed: a brand that sends something
 else than residuals, say Enc(e_i), gets that row's image under the secret basis, and nothing here can see it.
 
 Reference: Boura, Chillotti, Gama, Jetchev, Peceny, Petric, "High-Precision Privacy-Preserving Real-Valued Function
@@ -35,61 +36,91 @@ Evaluation" (Fourier series on additive shares). Here the brand's factors are en
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..channel import Channel, ConfigError, DisagreementError, Message, PeerError, PolicyError
-from ..primitives.bfv import BrandKey, Ciphertext, PublicKey
+from ..primitives.bfv import BrandKey, Ciphertext, Plaintext, PublicKey
 from ..primitives.fixed_point import (
     FEATURE_BITS,
-    FEATURE_LIMIT,
     FloatArray,
     IntArray,
     T,
     UInt64Array,
     centred,
-    dot,
     minus,
     modulo,
     plus,
-    quantise,
     total,
 )
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
+from .descent import Descent, newton
+from .fourier import HARMONICS, PERIOD, Series, brand_factors, factor_bits, media_factors, sigmoid_series
 from .products import (
     Columns,
-    masked_total,
+    combined,
+    dots,
+    load_uploads,
     open_brand,
     open_media,
     receive_results,
+    receive_sums,
     receive_uploads,
+    sanitised_sums,
     send_results,
+    send_sums,
     send_uploads,
+    spread,
+    streams,
 )
+from .whitening import MediaModel, OwnColumns, ridge, whiten
 
-PERIOD = 24.0
-HARMONICS = 6
-WINDOW = 8.0
 MAX_STEPS = 12
 MAX_COLUMNS = 400
 MAX_ROWS = 2**24
 SUM_BITS = 16
-_RIDGE_SLOPE = 0.1
 _HELD_BYTES = 2**29
 _LOADED_BYTES = 6 * 8 * SLOTS
+
+Noise = Callable[[int], IntArray]
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Differential privacy by contract. Rows no longer than these, the media's whitened, the brand's standardised.
+
+    noise is the standard deviation of the discrete Gaussian on every sum, in multiples of the joint `sensitivity`.
+    """
+
+    noise: float
+    brand_norm: float = 6.0
+    media_norm: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.noise < 2**10 and 0 < self.brand_norm <= 2**8 and 0 < self.media_norm <= 2**8):
+            raise ConfigError(
+                "the settings of differential privacy are out of range",
+                "norms lie above 0 and at most at 256, the noise between 0 and 1024 times the sensitivity",
+            )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What both sides know from the contract. l2 is scikit-learn's 1/C; the intercept is not penalised."""
+    """What both sides know from the contract. l2 is scikit-learn's 1/C; the intercept is not penalised.
+
+    may_stop: the brand may end the training before `steps`, once its gradient is down at its noise, seen by the media.
+    """
 
     steps: int = 8
     l2: float = 10.0
+    may_stop: bool = False
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -113,14 +144,17 @@ class BrandModel:
 
 
 @dataclass(frozen=True)
-class MediaModel:
-    """The media's secret: x_m @ basis are the whitened columns that the brand's media_weights belong to."""
+class Trained:
+    """The brand's half of a model, the gradient's length at the start of each step taken, whether it stopped early."""
 
-    basis: FloatArray
+    model: BrandModel
+    gradients: tuple[float, ...]
+    stopped: bool
 
-    def columns(self, x: FloatArray) -> IntArray:
-        """What the media enters into the rows product: (n, d) integers, 2^6 to the unit."""
-        return quantise(x @ self.basis)
+    @property
+    def steps(self) -> int:
+        """How many steps were taken, which is how many the media charges."""
+        return len(self.gradients)
 
 
 @dataclass(frozen=True)
@@ -140,178 +174,126 @@ class Variances(Message):
 
 
 @dataclass(frozen=True)
+class Another(Message):
+    """1: the brand asks for another step. 0: it has stopped."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class ResidualSum(Message):
-    """Minus the sum of rho over the rows, with noise, modulo T: the gradient of the intercept lacks only this."""
+    """<1, -rho> with noise, modulo T, 1 standing as 2^6: the gradient of the intercept lacks only this."""
 
     value: int
 
 
-# Pure steps.
+# Pure steps, of the brand.
 
 
-def whiten(x: FloatArray, l2: float) -> tuple[MediaModel, FloatArray]:
-    """The media's basis and its eigenvalues L = covariance + ridge, in which w = V L^-1/2 w~ and |w|^2 = w~' L^-1 w~.
-
-    The ridge l2 / (n s) is what the penalty adds to the Hessian where s is the mean slope of the sigmoid. A public s
-    keeps the brand's at home, and any s has the same optimum. Directions in which the data do not move are dropped.
-    """
-    n = len(x)
-    variances, directions = np.linalg.eigh(x.T @ x / n)
-    kept = variances > 1e-9 * max(float(variances[-1]), 1e-9)
-    if not kept.any():
-        raise ConfigError("none of the media's columns varies over the matched rows", "grant other features")
-    scale = variances[kept] + l2 / (n * _RIDGE_SLOPE)
-    return MediaModel(directions[:, kept] / np.sqrt(scale)), scale
-
-
-def sigmoid_series(centre: float) -> tuple[float, FloatArray, FloatArray]:
-    """a_0, a, b of the Fourier series of period 24 that is nearest to the sigmoid on centre - 8 .. centre + 8."""
-    z = np.linspace(centre - WINDOW, centre + WINDOW, 2001)
-    angle = 2 * np.pi * np.outer(z, np.arange(1, HARMONICS + 1)) / PERIOD
-    design = np.hstack([np.ones((len(z), 1)), np.cos(angle), np.sin(angle)])
-    found = np.linalg.lstsq(design, _sigmoid(z), rcond=None)[0]
-    return float(found[0]), found[1 : HARMONICS + 1], found[HARMONICS + 1 :]
-
-
-def factor_bits(rows: int) -> int:
-    """Bits of a Fourier factor: 10, or fewer so that a sum over all rows of x (2^6) times r (2^2bits) stays below T/2.
-
-    By Cauchy-Schwarz it is at most rows rms(x) rms(r), and both are at most 1.
-    """
-    return min(10, (44 - FEATURE_BITS - math.ceil(math.log2(max(rows, 2)))) // 2)
-
-
-def gradient_noise(rows: int) -> float:
-    """Standard deviation of a component of the gradient: the factors' rounding, and the noise on every sum.
-
-    Rounding A_j, B_j, cosines and sines moves a residual by 0.75 units of the last place, in standard deviation.
-    """
-    return math.hypot(0.75 * math.sqrt(rows) / 2 ** factor_bits(rows), rows / 2**SUM_BITS / math.sqrt(3))
-
-
-def fit_alone(x: FloatArray, y: FloatArray, l2: float) -> BrandModel:
-    """Logistic regression on the brand's own columns, by Newton's method: where the joint training starts."""
-    ones = np.hstack([np.ones((len(x), 1)), x])
-    penalty = np.full(ones.shape[1], l2)
-    penalty[0] = 0.0
-    theta = np.zeros(ones.shape[1])
-    theta[0] = _logit(float(y.mean()))
-
-    def loss(at: FloatArray) -> float:
-        z = ones @ at
-        return float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * at @ (penalty * at))
-
-    for _ in range(50):
-        p = _sigmoid(ones @ theta)
-        gradient = ones.T @ (p - y) + penalty * theta
-        hessian = (ones * (p * (1 - p))[:, None]).T @ ones + np.diag(penalty) + 1e-9 * np.eye(len(theta))
-        step = np.linalg.solve(hessian, gradient)
-        length, here = 1.0, loss(theta)
-        while loss(theta - length * step) > here and length > 1e-6:
-            length /= 2
-        theta = theta - length * step
-        if float(np.abs(length * step).max()) < 1e-9:
-            break
+def fit_alone(x: FloatArray, y: FloatArray, l2: float, weights: FloatArray | None = None) -> BrandModel:
+    """Logistic regression on the brand's own columns: where the joint training starts, and what it is compared with."""
+    theta = newton(x, y, l2, weights)
     return BrandModel(float(theta[0]), theta[1:], np.empty(0))
 
 
-def _sigmoid(z: FloatArray) -> FloatArray:
-    result: FloatArray = 0.5 * (1 + np.tanh(z / 2))
-    return result
+def sensitivity(privacy: Privacy, rows: int) -> int:
+    """How far one person more or less moves all the sums of a step together, in L2 norm and units of their last place.
 
-
-def _logit(p: float) -> float:
-    return math.log(p / (1 - p))
-
-
-class _Descent:
-    """L-BFGS, full steps, from a good inverse Hessian: exact for intercept and X_b, diagonal for whitened columns.
-
-    `noise` is the standard deviation of a gradient's component. Near the optimum the difference of two gradients is
-    little else, and the curvature read from it would throw the model far off; such a pair is not used.
+    A row adds (x~, x_b, 1) r to them, as integers: the parts of x no longer than the norms times 2^6, 1 standing as
+    2^6, and |r| <= 2^(2 bits), because the brand scales its residuals so. Holds for a brand that does what it should,
+    and for given whitening, standardising and number of rows.
     """
+    length = math.sqrt(privacy.media_norm**2 + privacy.brand_norm**2 + 1)
+    return math.ceil(2.0 ** (FEATURE_BITS + 2 * factor_bits(rows)) * length)
 
-    def __init__(
-        self, start: FloatArray, brand_inverse: FloatArray, media_diagonal: FloatArray, noise: float = 0.0
-    ) -> None:
-        self.theta = start
-        self._brand_inverse, self._media_diagonal, self._noise = brand_inverse, media_diagonal, noise
-        self._pairs: list[tuple[FloatArray, FloatArray]] = []
-        self._last: tuple[FloatArray, FloatArray] | None = None
 
-    def _inverse(self, g: FloatArray) -> FloatArray:
-        k = len(self._brand_inverse)
-        return np.concatenate([self._brand_inverse @ g[:k], g[k:] / self._media_diagonal])
+def gradient_noise(rows: int, privacy: Privacy | None = None) -> float:
+    """Standard deviation of a sum: the factors' rounding, the blur, and what differential privacy adds.
 
-    def step(self, gradient: FloatArray) -> None:
-        """Moves theta by what the gradient there, after those before it, calls for."""
-        if self._last is not None:
-            s, g = self.theta - self._last[0], gradient - self._last[1]
-            # The noise of g has the expected length noise sqrt(2 d); g itself must be well above it along s.
-            unsure = 2 * self._noise * math.sqrt(2 * len(s) * float(s @ s))
-            if float(s @ g) > max(unsure, 1e-12 * float(s @ s)):
-                self._pairs.append((s, g))
-        self._last = (self.theta, gradient)
-        q, coefficients = gradient.copy(), []
-        for s, g in reversed(self._pairs):
-            alpha = float(s @ q) / float(s @ g)
-            q -= alpha * g
-            coefficients.append(alpha)
-        q = self._inverse(q)
-        for (s, g), alpha in zip(self._pairs, reversed(coefficients), strict=True):
-            q += (alpha - float(g @ q) / float(s @ g)) * s
-        self.theta = self.theta - q
+    Rounding A_j, B_j, cosines and sines moves a residual by 0.75 units of the last place, in standard deviation.
+    """
+    bits = factor_bits(rows)
+    private = 0.0 if privacy is None else privacy.noise * sensitivity(privacy, rows) / 2 ** (FEATURE_BITS + 2 * bits)
+    return math.hypot(0.75 * math.sqrt(rows) / 2**bits, rows / 2**SUM_BITS / math.sqrt(3), private)
 
 
 @dataclass(frozen=True)
-class _Own:
-    """The brand's columns as the protocol uses them: scaled so that no value exceeds 8 and no rms exceeds 1."""
+class Rows:
+    """The brand's side of the rows: labels, columns, and the sample weights it multiplies residuals with.
 
-    scale: FloatArray
-    integers: IntArray
+    The sums are of weights / unit. The unit keeps their rms times the largest residual at 1 (their maximum where one
+    person's part is to be bounded), which is what `factor_bits` and `sensitivity` build on.
+    """
+
+    own: OwnColumns
+    y: FloatArray
+    weights: FloatArray
+    series: Series
+    unit: float
 
     @classmethod
-    def of(cls, x: FloatArray) -> _Own:
-        if x.shape[1] == 0:
-            return cls(np.empty(0), np.empty((len(x), 0), np.int64))
-        scale = np.maximum(1.0, np.maximum(np.sqrt((x**2).mean(axis=0)), np.abs(x).max(axis=0) / FEATURE_LIMIT))
-        return cls(scale, quantise(x / scale))
+    def of(cls, x: FloatArray, y: FloatArray, weights: FloatArray, privacy: Privacy | None) -> Rows:
+        """weights (n,) are 0 where a row is to vanish; x and y do not matter there."""
+        series = sigmoid_series(float(weights @ y / weights.sum()))
+        size = float(weights.max()) if privacy else math.sqrt(float(np.mean(weights**2)))
+        unit = size * series.residual_bound(factor_bits(len(x)))
+        own = OwnColumns.of(x * (weights > 0)[:, None], privacy.brand_norm if privacy else None)
+        return cls(own, y, weights, series, unit)
 
-    def logits(self, theta: FloatArray) -> FloatArray:
-        """theta holds the intercept and a weight for each scaled column."""
-        result: FloatArray = theta[0] + self.integers @ (theta[1:] / 2**FEATURE_BITS)
-        return result
-
-    def blocks(self) -> Iterator[UInt64Array]:
+    def uploads(self) -> Iterator[UInt64Array]:
         """Slots of all columns for the first block of rows, then for the next."""
-        for rows in blocks(len(self.integers)):
-            for column in self.integers[rows].T:
+        for rows in blocks(len(self.y)):
+            for column in self.own.integers[rows].T:
                 yield slots(column)
 
+    def factors(self, rows: slice, opened: UInt64Array, theta: FloatArray) -> Iterator[IntArray]:
+        """Step 3 for one block: A_1, B_1, A_2, ... of rows whose masked logits at the media were opened."""
+        count = rows.stop - rows.start
+        logits = np.rint(self.own.logits(rows, theta) * (T / PERIOD)).astype(np.int64)
+        share = plus(opened[:count], modulo(logits))
+        return brand_factors(share, self.weights[rows] / self.unit, self.series, factor_bits(len(self.y)))
 
-def fourier_brand(share: UInt64Array, a: FloatArray, b: FloatArray, bits: int) -> Iterator[IntArray]:
-    """A_1, B_1, A_2, ... of the figure at the brand's share u of each logit, `bits` behind the point."""
-    for j in range(1, HARMONICS + 1):
-        angle = 2 * np.pi * j * (share / T)
-        cos, sin = np.cos(angle), np.sin(angle)
-        yield _scaled(a[j - 1] * cos + b[j - 1] * sin, bits)
-        yield _scaled(b[j - 1] * cos - a[j - 1] * sin, bits)
+    def residuals(self, rows: slice, opened: UInt64Array) -> UInt64Array:
+        """Step 5 for one block, all slots: r_b. What was opened for slots behind the last row is rho alone."""
+        constants = (self.series.a_0 - self.y[rows]) * (self.weights[rows] / self.unit)
+        return plus(opened, slots(np.rint(constants * 4.0 ** factor_bits(len(self.y))).astype(np.int64)))
+
+    def own_sums(self, rows: slice, residuals: UInt64Array) -> list[int]:
+        """The brand's half of step 7 for one block: <1, r_b>, then <f, r_b> for its columns, modulo T."""
+        count = rows.stop - rows.start
+        columns = dots(self.own.integers[rows], residuals[:count])
+        return [(total(residuals[:count]) << FEATURE_BITS) % T, *columns]
+
+    def gradient(self, sums: list[int]) -> FloatArray:
+        """Sums modulo T as the real numbers they stand for, sample weights as they were given."""
+        integers = centred(np.array([value % T for value in sums], np.uint64)).astype(np.float64)
+        result: FloatArray = integers * (self.unit / 2.0 ** (FEATURE_BITS + 2 * factor_bits(len(self.y))))
+        return result
+
+    def inverse_hessian(
+        self, theta: FloatArray, penalty: FloatArray, scale: FloatArray, l2: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """The inverse of the Hessian for intercept and X_b, exact at theta, and its diagonal for the whitened columns.
+
+        The variance of X~ is 1 - ridge / L, so the diagonal is (sum of slopes) (1 - ridge / L) + l2 / L. Where rows
+        vanish, the brand's own count stands in the sum, and the media's whitening over all rows stands in for that
+        over the brand's.
+        """
+        n = len(self.y)
+        hessian, slopes = self.own.hessian(theta, self.weights)
+        hessian += np.diag(penalty) + 1e-9 * float(self.weights.sum()) * np.eye(len(theta))
+        inverse: FloatArray = np.linalg.inv(hessian).astype(np.float64)
+        return inverse, slopes * np.maximum(1 - ridge(n, l2) / scale, 0.0) + l2 / scale
 
 
-def fourier_media(share: UInt64Array, bits: int) -> Iterator[IntArray]:
-    """What A_1, B_1, A_2, ... are multiplied with at the media's share v: cos and sin of 2 pi j v / T."""
-    for j in range(1, HARMONICS + 1):
-        angle = 2 * np.pi * j * (share / T)
-        yield _scaled(np.cos(angle), bits)
-        yield _scaled(np.sin(angle), bits)
+# Pure steps, of the media.
 
 
-def _scaled(values: FloatArray, bits: int) -> IntArray:
-    return np.rint(values * 2.0**bits).astype(np.int64)
+class HeldColumns:
+    """The brand's encrypted columns at the media: loaded where they fit into 512 MiB, as they came where not.
 
-
-class _Held:
-    """The brand's encrypted columns at the media, loaded where they fit into memory, as they came where not."""
+    As they came they take half as much, 480 MiB for 1,000,000 rows of 20, and are loaded again in every step.
+    """
 
     def __init__(self, public: PublicKey, columns: int, count: int) -> None:
         self.columns = columns
@@ -325,23 +307,68 @@ class _Held:
 
     def add_sums(self, sums: list[Ciphertext | None], block: int, residues: UInt64Array) -> None:
         """sums[f] += Enc(X_b) times residues, slot by slot, for one block."""
-        factor = self._public.encode(slots(residues)) if self.columns else None
-        for column in range(self.columns):
+        if not self.columns:
+            return
+        factor = self._public.encode(slots(residues))
+
+        def added(column: int) -> Ciphertext | None:
             part = self._parts[block * self.columns + column]
             ciphertext = self._public.load(part) if isinstance(part, bytes) else part
-            sums[column] = self._public.add_product(sums[column], ciphertext, factor)
+            return self._public.add_product(sums[column], ciphertext, factor)
+
+        sums[:] = spread(added, range(self.columns))
 
 
-class _Blur:
-    """Noise on every sum that leaves SUM_BITS meaningful bits: uniform over a 2^-16th of the range a sum can have."""
+def masked_logits(
+    public: PublicKey, columns: Columns, block: int, weights: list[Ciphertext], stream: Randomness
+) -> tuple[bytes, UInt64Array]:
+    """Step 2 for one block: what goes to the brand, and the share of each logit that stays."""
+    mask = stream.integers(T, SLOTS)
+    return public.sanitise(columns.row_sums(block, weights), mask, stream), minus(mask)
 
-    def __init__(self, rows: int, bits: int, randomness: Randomness) -> None:
-        """bits: how many of a summand, which is at most 1, stand behind the point."""
-        self._half = rows << bits >> SUM_BITS
-        self._randomness = randomness
 
-    def draw(self, value: int) -> int:
-        return value + int(self._randomness.integers(2 * self._half + 1, 1)[0]) - self._half
+def masked_residuals(
+    public: PublicKey, factors: list[Ciphertext], share: UInt64Array, bits: int, stream: Randomness
+) -> tuple[bytes, UInt64Array]:
+    """Step 4 for one block: what goes to the brand, and -rho. share is v, the sum of all medias' shares."""
+    own: list[Plaintext | None] = [public.encode(modulo(factor)) for factor in media_factors(share, bits)]
+    rho = stream.integers(T, SLOTS)
+    return public.sanitise(combined(public, factors, own), rho, stream), minus(rho)
+
+
+class GradientSums:
+    """Step 6 at a media, block after block: its own columns with what the brand sends, those of the brand with -rho."""
+
+    def __init__(self, public: PublicKey, columns: Columns, held: HeldColumns) -> None:
+        self._public, self._columns, self._held = public, columns, held
+        self._sums: list[Ciphertext | None] = [None] * columns.columns
+        self._held_sums: list[Ciphertext | None] = [None] * held.columns
+        self._shares = [0] * columns.columns
+        self.ones = 0
+
+    def add_share(self, block: int, share: UInt64Array) -> None:
+        """-rho for one block. Slots behind the last row belong to nobody and stay out of the sums."""
+        rows = self._columns.integers(block)
+        used = share[: len(rows)]
+        self._shares = [a + b for a, b in zip(self._shares, dots(rows, used), strict=True)]
+        self.ones += total(used) << FEATURE_BITS
+        self._held.add_sums(self._held_sums, block, used)
+
+    def add_residuals(self, block: int, residuals: Ciphertext) -> None:
+        """Enc(r_b) for one block."""
+        self._columns.add_column_sums(self._sums, block, residuals)
+
+    def results(self, added: list[int], randomness: Randomness) -> Iterator[bytes]:
+        """The sums for the media's columns, then for the brand's, each with noise that is added."""
+        constants = [*self._shares, *[0] * self._held.columns]
+        values = (constant + noise for constant, noise in zip(constants, added, strict=True))
+        return sanitised_sums(self._public, [*self._sums, *self._held_sums], values, randomness)
+
+
+def blur(rows: int, count: int, randomness: Randomness) -> list[int]:
+    """Noise for `count` sums that leaves SUM_BITS meaningful bits of each: uniform over a 2^-16th of its range."""
+    half = rows << (FEATURE_BITS + 2 * factor_bits(rows)) >> SUM_BITS
+    return [int(drawn) - half for drawn in randomness.integers(2 * half + 1, count)]
 
 
 def _checked_matrix(x: NDArray[np.float64], whose: str) -> FloatArray:
@@ -355,20 +382,24 @@ def _checked_matrix(x: NDArray[np.float64], whose: str) -> FloatArray:
     return values
 
 
-def _inverse_hessian(
-    own: _Own, theta: FloatArray, penalty: FloatArray, scale: FloatArray, l2: float
+def _checked_labels(
+    y: FloatArray, weights: FloatArray | None, present: NDArray[np.bool_] | None, n: int
 ) -> tuple[FloatArray, FloatArray]:
-    """The inverse of the Hessian for intercept and X_b, exact at theta, and its diagonal for the whitened columns.
-
-    The covariance of X~ is 1 - ridge / L, so with mean slope s the diagonal is n s (1 - ridge / L) + l2 / L.
-    """
-    n = len(own.integers)
-    p = _sigmoid(own.logits(theta))
-    slope = p * (1 - p)
-    ones = np.hstack([np.ones((n, 1)), own.integers / 2**FEATURE_BITS])
-    hessian = (ones * slope[:, None]).T @ ones + np.diag(penalty) + 1e-9 * n * np.eye(len(theta))
-    ridge = l2 / (n * _RIDGE_SLOPE)
-    return np.linalg.inv(hessian), n * float(slope.mean()) * np.maximum(1 - ridge / scale, 0.0) + l2 / scale
+    """Labels and sample weights, both 0 where a row is not present."""
+    here = np.ones(n, np.bool_) if present is None else np.asarray(present)
+    count = np.ones(n) if weights is None else np.asarray(weights, np.float64)
+    if here.shape != (n,) or here.dtype != np.bool_ or count.shape != (n,):
+        raise ConfigError("sample weights and the rows that are present must come one for each row")
+    count = np.where(here, count, 0.0)
+    if not np.isfinite(count).all() or (count < 0).any() or not 0 < count.sum() < math.inf:
+        raise ConfigError("sample weights must be finite and not negative, and not all 0")
+    labels = np.asarray(y, np.float64)
+    if labels.shape != (n,) or not np.isin(labels[count > 0], (0.0, 1.0)).all() or len(set(labels[count > 0])) < 2:
+        raise ConfigError(
+            "the label must be 0 or 1 on every training row, and both must occur",
+            "choose another label column or positive value",
+        )
+    return np.where(count > 0, labels, 0.0), count
 
 
 def _read_variances(message: Variances) -> FloatArray:
@@ -394,45 +425,71 @@ async def brand(
     settings: Settings,
     randomness: Randomness,
     start: BrandModel | None = None,
-) -> BrandModel:
+    weights: FloatArray | None = None,
+    present: NDArray[np.bool_] | None = None,
+) -> Trained:
     """The joint model. x (n, d_b) standardised without an intercept column, d_b may be 0; y (n,) of 0 and 1.
 
-    Starts from `start` (an earlier training on the same rows and columns) or from the brand's columns alone.
+    Starts from `start` (an earlier training on the same columns) or from the brand's columns alone. weights (n,) are
+    sample weights as scikit-learn's. Where present (n,) is False a row of the media's is nobody's here: x and y do not
+    matter, and neither the sums nor what the media sees tell it from the others.
     """
-    x, y = _checked_matrix(x, "the brand's"), np.asarray(y, np.float64)
-    if y.shape != (len(x),) or not np.isin(y, (0.0, 1.0)).all() or not 0 < y.mean() < 1:
-        raise ConfigError(
-            "the label must be 0 or 1 on every training row, and both must occur",
-            "choose another label column or positive value",
-        )
-    own = _Own.of(x)
+    if present is not None:
+        x = np.where(np.asarray(present)[:, None], x, 0.0)
+    x = _checked_matrix(x, "the brand's")
+    y, weights = _checked_labels(y, weights, present, len(x))
+    rows = Rows.of(x, y, weights, settings.privacy)
     await channel.send(Opening(len(x), x.shape[1]))
     key = await open_brand(channel, randomness)
-    await send_uploads(channel, key.encrypt(own.blocks()))
+    await send_uploads(channel, key.encrypt(rows.uploads()))
     scale = _read_variances(await channel.recv(Variances))
 
-    first = start or fit_alone(x, y, settings.l2)
+    used = weights > 0
+    first = start or fit_alone(x[used], y[used], settings.l2, weights[used])
     media_start = first.media_weights if start else np.zeros(len(scale))
-    if first.weights.shape != own.scale.shape or media_start.shape != scale.shape:
+    own_scale = rows.own.scale
+    if first.weights.shape != own_scale.shape or media_start.shape != scale.shape:
         raise ConfigError("the model to start from belongs to other columns", "train without it")
-    theta = np.concatenate([[first.intercept], first.weights * own.scale, media_start])
-    penalty = settings.l2 * np.concatenate([[0.0], own.scale**-2.0, 1 / scale])
+    theta = np.concatenate([[first.intercept], first.weights * own_scale, media_start])
+    penalty = settings.l2 * np.concatenate([[0.0], own_scale**-2.0, 1 / scale])
     split = 1 + x.shape[1]
-    inverse, diagonal = _inverse_hessian(own, theta[:split], penalty[:split], scale, settings.l2)
-    descent = _Descent(theta, inverse, diagonal, gradient_noise(len(x)))
-    series = sigmoid_series(_logit(float(y.mean())))
+    inverse, diagonal = rows.inverse_hessian(theta[:split], penalty[:split], scale, settings.l2)
+    descent = Descent(theta, inverse, diagonal, gradient_noise(len(x), settings.privacy) * rows.unit)
+    gradients: list[FloatArray] = []
+    stopped = False
     for _ in range(settings.steps):
-        sums = await _brand_step(channel, key, own, y, descent.theta, series, len(scale))
-        descent.step(sums + penalty * descent.theta)
+        if settings.may_stop and gradients:
+            stopped = descent.is_at_the_noise(gradients[-1])
+            await channel.send(Another(0 if stopped else 1))
+        if stopped:
+            break
+        sums = await _brand_step(channel, key, rows, descent.theta, len(scale))
+        gradients.append(rows.gradient(sums) + penalty * descent.theta)
+        descent.step(gradients[-1])
     theta = descent.theta
-    return BrandModel(float(theta[0]), theta[1:split] / own.scale, theta[split:])
+    model = BrandModel(float(theta[0]), theta[1:split] / own_scale, theta[split:])
+    return Trained(model, tuple(float(np.linalg.norm(gradient)) for gradient in gradients), stopped)
 
 
-async def media(channel: Channel, x: FloatArray, *, settings: Settings, randomness: Randomness) -> MediaModel:
-    """The other side of `brand`. x (n, d_m): the same rows in the same order."""
+async def media(
+    channel: Channel,
+    x: FloatArray,
+    *,
+    settings: Settings,
+    randomness: Randomness,
+    on_step: Callable[[int], None] | None = None,
+    noise: Noise | None = None,
+) -> MediaModel:
+    """The other side of `brand`. x (n, d_m): the same rows in the same order.
+
+    on_step(k) is called for k = 1, 2, ... before anything of step k is answered, and may raise to refuse it. noise(k)
+    gives k integers of discrete Gaussian noise, of `sensitivity` times what the settings' privacy says.
+    """
     x = _checked_matrix(x, "the media's")
     if x.shape[1] == 0:
         raise ConfigError("the media enters no column", "grant at least one feature")
+    if (noise is None) != (settings.privacy is None):
+        raise ValueError("noise is needed where the settings ask for differential privacy, and nowhere else")
     model, scale = whiten(x, settings.l2)
     opening = await channel.recv(Opening)
     if opening.rows != len(x):
@@ -440,111 +497,93 @@ async def media(channel: Channel, x: FloatArray, *, settings: Settings, randomne
     if opening.columns > MAX_COLUMNS:
         raise PeerError(f"the brand comes with {opening.columns} columns, at most {MAX_COLUMNS} are allowed")
     public = await open_media(channel)
-    peer = _Held(public, opening.columns, block_count(len(x)))
+    held = HeldColumns(public, opening.columns, block_count(len(x)))
     async for upload in receive_uploads(channel, opening.columns * block_count(len(x))):
-        peer.add(upload)
+        held.add(upload)
     await channel.send(Variances(scale.astype("<f8").tobytes()))
-    columns = Columns(public, model.columns(x))
-    for _ in range(settings.steps):
-        await _media_step(channel, public, columns, peer, randomness)
+    columns = Columns(public, model.columns(x, settings.privacy.media_norm if settings.privacy else None))
+    for step in range(1, settings.steps + 1):
+        if settings.may_stop and step > 1 and not await _another(channel):
+            break
+        charge = functools.partial(on_step, step) if on_step else None
+        await _media_step(channel, public, columns, held, charge, noise, randomness)
     return model
 
 
-async def _brand_step(
-    channel: Channel,
-    key: BrandKey,
-    own: _Own,
-    y: FloatArray,
-    theta: FloatArray,
-    series: tuple[float, FloatArray, FloatArray],
-    media_columns: int,
-) -> FloatArray:
-    """The sums of residual times column at theta: intercept, the brand's columns, the media's.
+async def _another(channel: Channel) -> bool:
+    wish = (await channel.recv(Another)).step
+    if wish > 1:
+        raise PeerError("the brand neither asked for another step nor stopped")
+    return wish == 1
+
+
+async def _brand_step(channel: Channel, key: BrandKey, rows: Rows, theta: FloatArray, media_columns: int) -> list[int]:
+    """The sums of residual times column at theta, modulo T: intercept, the brand's columns, the media's.
 
     Works one block ahead of the media's answers, so that both sides have something to do: the line must hold two
     results (256 KiB) that the brand has not read yet.
     """
-    n, split = len(y), 1 + own.integers.shape[1]
-    bits = factor_bits(n)
+    split = 1 + len(rows.own.scale)
     weights = np.rint(theta[split:] * (T / (PERIOD * 2**FEATURE_BITS))).astype(np.int64)
     await send_uploads(channel, key.encrypt_constants(modulo(weights)))
-    logits = np.zeros(block_count(n) * SLOTS)
-    logits[:n] = own.logits(theta[:split])
-    targets = np.zeros(len(logits))
-    targets[:n] = y
-    residuals = np.empty(n, np.uint64)
-    parts = list(blocks(len(logits)))
+    mine = [0] * split
+    parts = list(blocks(len(rows.y)))
     for number in range(len(parts) + 1):
         if number < len(parts):
             opened = await _one_result(channel, key)
-            share = plus(opened, modulo(np.rint(logits[parts[number]] * (T / PERIOD)).astype(np.int64)))
-            await send_uploads(
-                channel, key.encrypt(modulo(f) for f in fourier_brand(share, series[1], series[2], bits))
-            )
+            factors = rows.factors(parts[number], opened, theta[:split])
+            await send_uploads(channel, key.encrypt(slots(factor) for factor in factors))
         if number > 0:
-            rows = parts[number - 1]
-            constant = np.rint((series[0] - targets[rows]) * 4.0**bits).astype(np.int64)
-            residual = plus(await _one_result(channel, key), modulo(constant))
-            residuals[rows] = residual[: max(0, n - rows.start)]
-            await send_uploads(channel, key.encrypt([residual]))
-    opened_sums = [total(key.decrypt(result)) async for result in receive_results(channel, media_columns + split - 1)]
-    intercept = (await channel.recv(ResidualSum)).value
-    if intercept >= T:
+            residuals = rows.residuals(parts[number - 1], await _one_result(channel, key))
+            await send_uploads(channel, key.encrypt([residuals]))
+            mine = [a + b for a, b in zip(mine, rows.own_sums(parts[number - 1], residuals), strict=True)]
+    opened_sums = [opened async for opened in receive_sums(channel, key, media_columns + split - 1)]
+    ones = (await channel.recv(ResidualSum)).value
+    if ones >= T:
         raise PeerError("the sum of the residuals came out of range")
-    local = [total(residuals), *(dot(own.integers[:, f], residuals) for f in range(split - 1))]
-    sums = [intercept + local[0]]
-    sums += [opened + mine for opened, mine in zip(opened_sums[media_columns:], local[1:], strict=True)]
-    sums += opened_sums[:media_columns]
-    integers = centred(np.array([value % T for value in sums], np.uint64))
-    units = np.full(len(sums), 2.0**FEATURE_BITS * 4.0**bits)
-    units[0] = 4.0**bits
-    result: FloatArray = integers / units
-    return result
+    theirs = [ones, *opened_sums[media_columns:]]
+    return [*(a + b for a, b in zip(mine, theirs, strict=True)), *opened_sums[:media_columns]]
 
 
 async def _media_step(
-    channel: Channel, public: PublicKey, columns: Columns, peer: _Held, randomness: Randomness
+    channel: Channel,
+    public: PublicKey,
+    columns: Columns,
+    held: HeldColumns,
+    charge: Callable[[], None] | None,
+    noise: Noise | None,
+    randomness: Randomness,
 ) -> None:
     """Steps 2, 4 and 6, in the order that `_brand_step` asks for them."""
-    weights = [public.load(upload) async for upload in receive_uploads(channel, columns.columns)]
-    count, n = block_count(columns.rows), columns.rows
-    bits = factor_bits(n)
-    shares: list[UInt64Array] = []
-    masks: list[UInt64Array] = []
-    sums: list[Ciphertext | None] = [None] * columns.columns
-    peer_sums: list[Ciphertext | None] = [None] * peer.columns
+    weights = [weight async for weight in load_uploads(channel, public, columns.columns)]
+    if charge:
+        charge()
+    count, bits = block_count(columns.rows), factor_bits(columns.rows)
+    sums = GradientSums(public, columns, held)
 
-    async def send_logits(number: int) -> None:
-        mask = randomness.integers(T, SLOTS)
-        shares.append(minus(mask))
-        await send_results(channel, [public.sanitise(columns.row_sums(number, weights), mask, randomness)])
+    def logits(item: tuple[int, Randomness]) -> tuple[bytes, UInt64Array]:
+        return masked_logits(public, columns, item[0], weights, item[1])
 
-    await send_logits(0)
+    ahead = spread(logits, zip(range(count), streams(randomness), strict=False))
+    rho_streams = streams(randomness)
+    result, share = next(ahead)
+    await send_results(channel, [result])
     for number in range(count + 1):
+        current = share
         if number + 1 < count:
-            await send_logits(number + 1)
+            result, share = next(ahead)
+            await send_results(channel, [result])
         if number < count:
-            sum_: Ciphertext | None = None
-            factors = fourier_media(shares[number], bits)
-            async for upload in receive_uploads(channel, 2 * HARMONICS):
-                sum_ = public.add_product(sum_, public.load(upload), public.encode(modulo(next(factors))))
-            rho = randomness.integers(T, SLOTS)
-            await send_results(channel, [public.sanitise(sum_, rho, randomness)])
-            # Slots behind the last row belong to nobody: their masks stay out of the sums.
-            masks.append(minus(rho)[: n - number * SLOTS])
-            peer.add_sums(peer_sums, number, masks[number])
+            factors = [factor async for factor in load_uploads(channel, public, 2 * HARMONICS)]
+            result, minus_rho = masked_residuals(public, factors, current, bits, next(rho_streams))
+            await send_results(channel, [result])
+            sums.add_share(number, minus_rho)
         if number > 0:
-            async for upload in receive_uploads(channel, 1):
-                columns.add_column_sums(sums, number - 1, public.load(upload))
-    mask_shares = np.concatenate(masks)
-    blur = _Blur(n, FEATURE_BITS + 2 * bits, randomness)
-    own_masks = [masked_total(blur.draw(dot(column, mask_shares)), randomness) for column in columns.integers()]
-    peer_masks = [masked_total(blur.draw(0), randomness) for _ in range(peer.columns)]
-    await send_results(
-        channel,
-        (
-            public.sanitise(sum_, mask, randomness)
-            for sum_, mask in zip([*sums, *peer_sums], [*own_masks, *peer_masks], strict=True)
-        ),
-    )
-    await channel.send(ResidualSum(_Blur(n, 2 * bits, randomness).draw(total(mask_shares)) % T))
+            async for residuals in load_uploads(channel, public, 1):
+                sums.add_residuals(number - 1, residuals)
+    released = columns.columns + held.columns + 1
+    added = blur(columns.rows, released, randomness)
+    if noise is not None:
+        added = [a + int(b) for a, b in zip(added, noise(released), strict=True)]
+    await send_sums(channel, sums.results(added[:-1], randomness))
+    await channel.send(ResidualSum((sums.ones + added[-1]) % T))

@@ -3,12 +3,14 @@
     rows      X w    brand -> Enc(w_j), a constant for each column
                      media -> Enc(sum_j w_j X_j + added), one for each block of 8192 rows
     columns   X' v   brand -> Enc(v), one for each block
-                     media -> Enc(slots that add up to X'v + added), one for each column
+                     media -> a sum that opens to X'v + added and to nothing else, one for each column
 
 Both work modulo T on integers, so masks are exact; |result| must stay below T/2, which is the caller's business.
-In `columns` the slots of a sum are masked with residues that are uniform but for their total: the brand adds the
-slots up and learns nothing else. In `rows` every row's value is the brand's to learn, so what it must not learn exactly
-(or at all) is in `added`: blur noise, or a uniform mask.
+In `rows` every row's value is the brand's to learn, so what it must not learn exactly (or at all) is in `added`: blur
+noise, or a uniform mask.
+
+Work that falls apart into items is spread over threads. What is drawn at random for an item comes from a stream of its
+own, whose seed is drawn in order, so that neither results nor bytes depend on the number of threads.
 
 Learns: brand the n values of X w + added, or the d values of X'v + added; media nothing but the sizes.
 Assumes: semi-honest; RLWE at 128 bits; the brand's key well made. The media cannot see what it multiplies with: a
@@ -17,20 +19,36 @@ brand that sends Enc(e_i) for v reads row i. Sizes are checked, contents cannot 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..channel import MIB, Channel, Message, PeerError
-from ..primitives.bfv import PUBLIC_KEY_BYTES, RESULT_BYTES, UPLOAD_BYTES, BrandKey, Ciphertext, Plaintext, PublicKey
+from ..primitives.bfv import (
+    PUBLIC_KEY_BYTES,
+    RESULT_BYTES,
+    UPLOAD_BYTES,
+    BrandKey,
+    Ciphertext,
+    Plaintext,
+    PublicKey,
+)
 from ..primitives.fixed_point import IntArray, T, UInt64Array, centred, modulo, total
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
 
+SUM_BYTES = RESULT_BYTES
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 _BATCH = 4
+_MOST_THREADS = 8
 _CACHED_BYTES = 1024 * MIB
 _ENCODED_BYTES = 3 * 8 * SLOTS
 
@@ -59,6 +77,48 @@ class Results(Message):
     parts: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Sums(Message):
+    """Some of the sums that open to one number each, in order."""
+
+    MAX_BYTES = _BATCH * (SUM_BYTES + 8) + 64
+    parts: tuple[bytes, ...]
+
+
+def spread(function: Callable[[Item], Found], items: Iterable[Item], threads: int | None = None) -> Iterator[Found]:
+    """function(item) for each item, in order, computed by threads a few items ahead of the caller.
+
+    Without a number of threads: one for each core where the engine computes outside the interpreter's lock, else the
+    calling one. Items are taken by the caller's thread alone.
+    """
+    workers = _threads() if threads is None else threads
+    if workers < 2:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: deque[Future[Found]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _threads() -> int:
+    return 1
+
+
+def streams(randomness: Randomness) -> Iterator[Randomness]:
+    """A stream for each item of some work, without end. One draw from `randomness`, however many are taken."""
+    seeds = Randomness(randomness.bytes(32))
+    while True:
+        yield Randomness(seeds.bytes(32))
+
+
 async def open_brand(channel: Channel, randomness: Randomness) -> BrandKey:
     """A fresh key, its public half sent to the media. One per run."""
     key = BrandKey(randomness)
@@ -72,7 +132,10 @@ async def open_media(channel: Channel) -> PublicKey:
 
 
 class Columns:
-    """The media's integer matrix (n, d) as BFV factors, one per block and column, kept if they fit into 1 GiB."""
+    """The media's integer matrix (n, d) as BFV factors, one per block and column, kept if they fit into 1 GiB.
+
+    100,000 rows of 330 columns fit, and 1,000,000 of 40; what does not is encoded again each time it is used.
+    """
 
     def __init__(self, public: PublicKey, x: NDArray[Any]) -> None:
         if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "iu":
@@ -90,22 +153,32 @@ class Columns:
             self._kept[block, column] = encoded
         return encoded
 
-    def integers(self) -> Iterator[IntArray]:
-        """The columns themselves."""
-        for column in range(self.columns):
-            yield self._x[:, column].astype(np.int64)
+    def integers(self, block: int) -> NDArray[Any]:
+        """The rows of one block."""
+        rows: NDArray[Any] = self._x[block * SLOTS : (block + 1) * SLOTS]
+        return rows
 
     def row_sums(self, block: int, weights: list[Ciphertext]) -> Ciphertext | None:
         """Enc(sum_j w_j X_j) for the rows of one block."""
-        sum_: Ciphertext | None = None
-        for column, weight in enumerate(weights):
-            sum_ = self._public.add_product(sum_, weight, self.factor(block, column))
-        return sum_
+        return combined(self._public, weights, [self.factor(block, column) for column in range(self.columns)])
 
     def add_column_sums(self, sums: list[Ciphertext | None], block: int, vector: Ciphertext) -> None:
         """sums[j] += Enc(v X_j, slot by slot) for one block."""
-        for column in range(self.columns):
-            sums[column] = self._public.add_product(sums[column], vector, self.factor(block, column))
+
+        def added(column: int) -> Ciphertext | None:
+            return self._public.add_product(sums[column], vector, self.factor(block, column))
+
+        sums[:] = spread(added, range(self.columns))
+
+
+def dots(x: NDArray[Any], residues: UInt64Array) -> list[int]:
+    """X'v modulo T for a block of rows, exactly: x (n, d) with |x| < 2^16, n <= 8192, residues (n,) modulo T.
+
+    In floating point, which is exact here: residues are split into 23 low and 22 high bits, so that no sum reaches
+    2^16 * 2^23 * 2^13 = 2^52.
+    """
+    halves = np.stack([residues & np.uint64(2**23 - 1), residues >> np.uint64(23)], axis=1).astype(np.float64)
+    return [(int(low) + (int(high) << 23)) % T for low, high in x.astype(np.float64).T @ halves]
 
 
 async def send_uploads(channel: Channel, uploads: Iterable[bytes]) -> None:
@@ -128,6 +201,26 @@ async def receive_results(channel: Channel, count: int) -> AsyncIterator[bytes]:
         yield part
 
 
+async def send_sums(channel: Channel, sums: Iterable[bytes]) -> None:
+    await _send(channel, Sums, sums)
+
+
+async def receive_sums(channel: Channel, key: BrandKey, count: int) -> AsyncIterator[int]:
+    """What exactly `count` sums open to, modulo T. Raises PeerError where the messages hold another number."""
+    async for part in _receive(channel, Sums, count):
+        yield total(key.decrypt(part))
+
+
+async def load_uploads(channel: Channel, public: PublicKey, count: int) -> AsyncIterator[Ciphertext]:
+    """`receive_uploads`, loaded. Raises PeerError for what is no upload too."""
+    missing = count
+    while missing:
+        parts = (await channel.recv(Uploads)).parts
+        missing -= _expected(parts, missing)
+        for loaded in spread(public.load, parts):
+            yield loaded
+
+
 async def _send(channel: Channel, kind: Callable[[tuple[bytes, ...]], Message], parts: Iterable[bytes]) -> None:
     waiting: list[bytes] = []
     for part in parts:
@@ -139,22 +232,19 @@ async def _send(channel: Channel, kind: Callable[[tuple[bytes, ...]], Message], 
         await channel.send(kind(tuple(waiting)))
 
 
-async def _receive(channel: Channel, kind: type[Uploads] | type[Results], count: int) -> AsyncIterator[bytes]:
+async def _receive(channel: Channel, kind: type[Uploads | Results | Sums], count: int) -> AsyncIterator[bytes]:
     missing = count
     while missing:
         parts = (await channel.recv(kind)).parts
-        if len(parts) != min(missing, _BATCH):
-            raise PeerError(f"{len(parts)} ciphertexts came in one message, {min(missing, _BATCH)} were expected")
-        missing -= len(parts)
+        missing -= _expected(parts, missing)
         for part in parts:
             yield part
 
 
-def masked_total(value: int, randomness: Randomness) -> UInt64Array:
-    """8192 residues, uniform among those that add up to `value` modulo T."""
-    mask = randomness.integers(T, SLOTS)
-    mask[0] = (value - total(mask[1:])) % T
-    return mask
+def _expected(parts: tuple[bytes, ...], missing: int) -> int:
+    if len(parts) != min(missing, _BATCH):
+        raise PeerError(f"{len(parts)} ciphertexts came in one message, {min(missing, _BATCH)} were expected")
+    return len(parts)
 
 
 async def rows_brand(channel: Channel, key: BrandKey, w: IntArray, n: int) -> IntArray:
@@ -171,17 +261,18 @@ async def rows_media(
 ) -> None:
     """Answers one `rows_brand`. x is (n, d) of small integers; `added` (n,) goes onto every row's value, modulo T."""
     columns = Columns(public, x)
-    weights = [public.load(upload) async for upload in receive_uploads(channel, columns.columns)]
+    weights = [weight async for weight in load_uploads(channel, public, columns.columns)]
     extra = np.zeros(columns.rows, np.uint64) if added is None else modulo(added)
     if len(extra) != columns.rows:
         raise ValueError(f"{len(extra)} values to add came for {columns.rows} rows")
 
-    def results() -> Iterable[bytes]:
-        for number, rows in enumerate(blocks(columns.rows)):
-            # Slots behind the last row are the brand's weights on zeros, so 0: nothing to hide in them.
-            yield public.sanitise(columns.row_sums(number, weights), slots(extra[rows]), randomness)
+    def result(item: tuple[int, slice, Randomness]) -> bytes:
+        number, rows, stream = item
+        # Slots behind the last row are the brand's weights on zeros, so 0: nothing to hide in them.
+        return public.sanitise(columns.row_sums(number, weights), slots(extra[rows]), stream)
 
-    await send_results(channel, results())
+    items = zip(range(block_count(columns.rows)), blocks(columns.rows), streams(randomness), strict=False)
+    await send_results(channel, spread(result, items))
 
 
 async def columns_brand(channel: Channel, key: BrandKey, v: IntArray, d: int) -> IntArray:
@@ -190,7 +281,7 @@ async def columns_brand(channel: Channel, key: BrandKey, v: IntArray, d: int) ->
         raise ValueError("the columns product needs at least one row and one column")
     residues = modulo(v)
     await send_uploads(channel, key.encrypt(slots(residues[rows]) for rows in blocks(len(v))))
-    sums = [total(key.decrypt(result)) async for result in receive_results(channel, d)]
+    sums = [opened async for opened in receive_sums(channel, key, d)]
     return centred(np.array(sums, np.uint64))
 
 
@@ -204,13 +295,34 @@ async def columns_media(
         raise ValueError(f"{len(extra)} values to add came for {columns.columns} columns")
     sums: list[Ciphertext | None] = [None] * columns.columns
     number = 0
-    async for upload in receive_uploads(channel, block_count(columns.rows)):
-        columns.add_column_sums(sums, number, public.load(upload))
+    async for upload in load_uploads(channel, public, block_count(columns.rows)):
+        columns.add_column_sums(sums, number, upload)
         number += 1
-    await send_results(
-        channel,
-        (
-            public.sanitise(sum_, masked_total(int(value), randomness), randomness)
-            for sum_, value in zip(sums, extra, strict=True)
-        ),
-    )
+    await send_sums(channel, sanitised_sums(public, sums, (int(value) for value in extra), randomness))
+
+
+def masked_total(value: int, randomness: Randomness) -> UInt64Array:
+    """8192 residues, uniform among those that add up to `value` modulo T."""
+    mask = randomness.integers(T, SLOTS)
+    mask[0] = (value - total(mask[1:])) % T
+    return mask
+
+
+def combined(public: PublicKey, ciphertexts: list[Ciphertext], factors: list[Plaintext | None]) -> Ciphertext | None:
+    """sum_i ciphertext_i * factor_i, slot by slot; None factors stand for zeros."""
+    sum_: Ciphertext | None = None
+    for ciphertext, factor in zip(ciphertexts, factors, strict=True):
+        sum_ = public.add_product(sum_, ciphertext, factor)
+    return sum_
+
+
+def sanitised_sums(
+    public: PublicKey, sums: Iterable[Ciphertext | None], added: Iterable[int], randomness: Randomness
+) -> Iterator[bytes]:
+    """What opens to the total of each sum's slots plus what is added, modulo T, and to nothing else."""
+
+    def sanitised(item: tuple[Ciphertext | None, int, Randomness]) -> bytes:
+        sum_, value, stream = item
+        return public.sanitise(sum_, masked_total(value, stream), stream)
+
+    return spread(sanitised, zip(sums, added, streams(randomness), strict=False))

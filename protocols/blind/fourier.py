@@ -1,0 +1,112 @@
+"""The sigmoid of a logit that two parties hold in two shares: a Fourier series, apart into factors of each share.
+
+A logit z stands as z T/P modulo T, P = 24, and its shares u, v are residues with u + v = z T/P. The series of period P,
+
+    sigma(z) = a_0 + sum_j a_j cos(2 pi j z/P) + b_j sin(2 pi j z/P),     j = 1..6,
+
+is a_0 + sum_j A_j(u) cos(2 pi j v/T) + B_j(u) sin(2 pi j v/T) with A_j = a_j cos + b_j sin, B_j = b_j cos - a_j sin at
+2 pi j u/T. Sine and cosine have period T there, so what wraps modulo T changes nothing. With e = exp(-2 pi i u/T),
+A_j + i B_j = (a_j + i b_j) e^j: one exponential a row, then products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..primitives.fixed_point import FEATURE_BITS, FloatArray, IntArray, T, UInt64Array
+
+PERIOD = 24.0
+HARMONICS = 6
+WINDOW = 8.0
+_FURTHEST_CENTRE = 4.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """a_0, and (6,) a and b. The brand's secret: they follow from its base rate."""
+
+    a_0: float
+    a: FloatArray
+    b: FloatArray
+
+    def __call__(self, z: FloatArray) -> FloatArray:
+        angle = 2 * np.pi * np.multiply.outer(z, np.arange(1, HARMONICS + 1)) / PERIOD
+        found: FloatArray = self.a_0 + np.cos(angle) @ self.a + np.sin(angle) @ self.b
+        return found
+
+    def residual_bound(self, bits: int) -> float:
+        """The largest |residual| there can be at any logit, with what rounding to `bits` adds.
+
+        The series is looked at on a grid, between whose points it moves by less than its slope allows. A factor is
+        off by at most half a unit of its last place, a sum of two products (A + e)(c + f) + (B + e')(s + f') thus by
+        (1 + |(a_j, b_j)|) / sqrt 2 units and half a unit's square.
+        """
+        sizes = np.hypot(self.a, self.b)
+        grid = 4096
+        between = float(sizes @ np.arange(1, HARMONICS + 1)) * 2 * math.pi / grid / 2
+        values = self(np.linspace(0, PERIOD, grid))
+        unit = 2.0**-bits
+        rounding = unit * float(np.sum(1 + sizes)) / math.sqrt(2) + HARMONICS * unit**2 / 2
+        return max(float(values.max()), 1 - float(values.min())) + between + rounding + unit**2
+
+
+def sigmoid_series(base_rate: float) -> Series:
+    """The series nearest to the sigmoid where the logits of data with this (weighted) base rate are.
+
+    The window is 16 wide around the logit of the base rate, and no further out than 4: at a base rate of 0.5 % (-5.3)
+    it reaches from -12 to 4, so that the few logits far above the others are inside, where those below -12 meet a
+    series that leaves 0 slowly. A logit outside is met with a wrong residual, no larger than `residual_bound`.
+    """
+    centre = min(max(math.log(base_rate / (1 - base_rate)), -_FURTHEST_CENTRE), _FURTHEST_CENTRE)
+    z = np.linspace(centre - WINDOW, centre + WINDOW, 2001)
+    angle = 2 * np.pi * np.outer(z, np.arange(1, HARMONICS + 1)) / PERIOD
+    design = np.hstack([np.ones((len(z), 1)), np.cos(angle), np.sin(angle)])
+    found = np.linalg.lstsq(design, 0.5 * (1 + np.tanh(z / 2)), rcond=None)[0]
+    return Series(float(found[0]), found[1 : HARMONICS + 1], found[HARMONICS + 1 :])
+
+
+def factor_bits(rows: int) -> int:
+    """Bits of a Fourier factor: 10, or fewer, so that a sum over all rows of x (2^6) times r (2^2bits) stays below T/2.
+
+    By Cauchy-Schwarz it is at most rows rms(x) rms(r). rms(x) is below 1 by whitening and scaling, and rms(r) at most
+    1 because the brand divides its sample weights by their rms (taken over all the rows, those that vanish included)
+    and by `Series.residual_bound`, whatever the weights, the base rate and the model are. A 1,024th is left for the
+    rounding of x and for the noise that is added to a sum.
+    """
+    room = T / 2 * (1 - 2**-10) / max(rows, 2)
+    return min(10, (math.floor(math.log2(room)) - FEATURE_BITS) // 2)
+
+
+def brand_factors(share: UInt64Array, weights: FloatArray, series: Series, bits: int) -> Iterator[IntArray]:
+    """A_1, B_1, A_2, ... at the brand's share u of each logit times the row's weight, `bits` behind the point."""
+    turn = _turns(share).conj()
+    power = weights * 2.0**bits * turn
+    for a, b in zip(series.a, series.b, strict=True):
+        factor = complex(a, b) * power
+        yield np.rint(factor.real).astype(np.int64)
+        yield np.rint(factor.imag).astype(np.int64)
+        power *= turn
+
+
+def media_factors(share: UInt64Array, bits: int) -> Iterator[IntArray]:
+    """What A_1, B_1, A_2, ... are multiplied with at the media's share v: cos and sin of 2 pi j v / T."""
+    turn = _turns(share)
+    power = 2.0**bits * turn
+    for _ in range(HARMONICS):
+        yield np.rint(power.real).astype(np.int64)
+        yield np.rint(power.imag).astype(np.int64)
+        power = power * turn
+
+
+def _turns(share: UInt64Array) -> NDArray[np.complex128]:
+    """exp(2 pi i share / T)."""
+    angle = share * (2 * np.pi / T)
+    turns = np.empty(len(share), np.complex128)
+    np.cos(angle, out=turns.real)
+    np.sin(angle, out=turns.imag)
+    return turns
