@@ -740,7 +740,7 @@ class _Form:
         if own.get("l2") == "auto":
             return 0
         return self.milli(
-            own, "steps.train.l2", 1, 10**9, '"auto", or a number from 0.001 to 1000000 with three decimals', L2
+            own, "steps.train.l2", 1, 10**9, '"auto", or a number from 0.001 to 1000000 with at most three decimals', L2
         )
 
     def milli(self, own: dict[str, Any], key: str, low: int, high: int, expected: str, default: int) -> int:

@@ -33,7 +33,7 @@ from tidegate.coordinator.refusal import RefusedError
 from tidegate.coordinator.store import Member
 from tidegate.coordinator.store import Store as CoordinatorStore
 from tidegate.party import campaign as campaign_file
-from tidegate.party import mail, node, policy, screen, steps, worker
+from tidegate.party import mail, node, policy, screen, steps, training, worker
 from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.data import table
 from tidegate.party.job import Job
@@ -876,7 +876,7 @@ def _media_alone(town: Town, made: Contract, folder: Path, train: Any, held_out:
         await asyncio.sleep(30)
 
     async def media(channel: Channel) -> None:
-        await steps.play(job_of(town, made, "train", town.feed, folder, charge), Opened(channel))
+        await training.media(job_of(town, made, "train", town.feed, folder, charge), Opened(channel))
 
     simulate(brand, media)
 

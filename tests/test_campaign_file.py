@@ -46,7 +46,7 @@ def test_a_right_file_becomes_the_contract_it_says(town: Town) -> None:
     found = {step.step: step.settings for step in contract.steps}
     switches = {"balance": 0, "early_stop": 0, "importance": 0}
     assert found["train"] == {"steps": 8, "l2_milli": 10_000, "lookalike_steps": 4, **switches}
-    assert found["expand"] == {"sizes": [5, 10, 20]}
+    assert found["expand"] == {"sizes": [5, 10, 20], "control_percent": 0}
     assert contract.party("feed").data.commitment == town.feed.store.dataset("people").commitment
     assert any("blurred" in line for line in contract.learns["acme"])
 

@@ -190,8 +190,12 @@ def test_a_mistake_about_several_media_is_told(town: Town, old: str, new: str, k
 
 def test_steps_that_need_a_shared_alignment_are_refused_where_one_side_alone_has_it(town: Town) -> None:
     label = '[label]\ncolumn = "bought"\npositive = 1\n[steps.insight]\n'
-    mistakes = check(town, with_match('mode = "brand"') + label).mistakes
+    mistakes = check(town, with_match('mode = "size"') + label).mistakes
     assert [one.key for one in mistakes] == ["steps.insight"]
+    assert "a match that tells which rows match" in str(mistakes[0])
+    steps = label + "[steps.train]\n[steps.expand]\n"
+    mistakes = check(town, with_match('mode = "brand"') + steps).mistakes
+    assert [one.key for one in mistakes] == ["steps.expand"]
     assert "a match that both sides learn" in str(mistakes[0])
 
 
@@ -222,7 +226,7 @@ def test_a_contract_that_contradicts_itself_is_refused(town: Town, changes: dict
 
 def test_a_media_alone_is_not_named_by_its_steps(town: Town) -> None:
     contract = contract_of(town, ONE)
-    with pytest.raises(DisagreementError, match="if and only if there are several"):
+    with pytest.raises(DisagreementError, match="if and only if there is a run with each"):
         Contract.from_bytes(_changed(contract, steps=(Step("match", "match.oprf@1", {}, "feed"),)))
 
 

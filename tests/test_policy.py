@@ -97,10 +97,18 @@ DEVIATIONS: dict[str, tuple[Callable[[Contract], Contract], type[TidegateError],
     "key column": (lambda c: replace(c, features={**c.features, "feed": ("email",)}), DisagreementError, "cannot be"),
     "text column": (lambda c: replace(c, features={**c.features, "feed": ("note",)}), DisagreementError, "cannot be"),
     "settings": (lambda c: with_settings(c, "train", secret=1), DisagreementError, "step train has the settings"),
-    "l2": (lambda c: with_settings(c, "train", l2_milli=0), DisagreementError, "l2_milli is not a whole number"),
+    "l2": (
+        lambda c: with_settings(c, "train", l2_milli=10**9 + 1),
+        DisagreementError,
+        "l2_milli is not a whole number",
+    ),
     "steps": (lambda c: with_settings(c, "train", steps=12), PolicyError, "training takes 16 steps"),
     "lookalike": (lambda c: with_settings(c, "train", lookalike_steps=0), DisagreementError, "needs lookalike_steps"),
-    "sizes": (lambda c: with_settings(c, "expand", sizes=[20, 5]), DisagreementError, "not rising whole percents"),
+    "sizes": (
+        lambda c: with_settings(c, "expand", sizes=[20, 5]),
+        DisagreementError,
+        "not rising whole numbers from 1 to 50",
+    ),
     "no label": (lambda c: replace(c, label=Label("", "")), DisagreementError, "need a label"),
 }
 

@@ -34,9 +34,9 @@ from tests.real_parties import (
 )
 from tests.two_parties import Party, introduce, make_party, make_town, media_rows, write_csv
 from tidegate.party import campaign, dataset, mail, policy, steps
+from tidegate.party.aligned import read_rows
 from tidegate.party.cli import party_app
 from tidegate.party.job import Job
-from tidegate.party.aligned import read_rows
 from tidegate.party.store import PersonError
 from tidegate.party.tokens import build as building
 from tidegate.party.tokens import folders, held, own

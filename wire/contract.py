@@ -392,10 +392,8 @@ def _check_order(steps: tuple[Step, ...], media: list[str], model: str) -> None:
     several = len(media) > 1
     done: dict[str, dict[str, Step]] = {name: {} for name in media}
     for step in steps:
-        if step.media and not (several and step.step in _WITH_EACH and step.media in media):
-            raise _BadError(f"steps: {step.step} names a media and should not, or another than the contract")
-        if several and not step.media and step.step in _WITH_EACH:
-            raise _BadError(f"steps: expected {step.step} to name its media, since there are several")
+        if (step.media not in media) if several and step.step in _WITH_EACH else step.media:
+            raise _BadError(f"steps: expected {step.step} to name its media if and only if there is a run with each")
         entry = CATALOG[step.protocol]
         if entry.several != (several and not step.media):
             raise _BadError(f"steps: {step.protocol} is not for a contract with {len(media)} media")
@@ -409,8 +407,9 @@ def _check_after(entry: Entry, step: Step, before: dict[str, Step], model: str) 
     missing = [need for need in entry.needs if need not in before and not (need == "train" and model)]
     if missing or step.step in before:
         raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
-    if "match" in entry.needs and CATALOG[before["match"].protocol].alignment != entry.alignment:
-        raise _BadError(f"steps: {step.protocol} does not run after {before['match'].protocol}")
+    match = before.get("match")
+    if match is not None and "match" in entry.needs and CATALOG[match.protocol].alignment != entry.alignment:
+        raise _BadError(f"steps: {step.protocol} does not run after {match.protocol}")
 
 
 def _contract(value: Any) -> Contract:
