@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tidegate.protocols.catalog import CATALOG
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Step
@@ -16,8 +17,24 @@ from .data import table
 from .job import IntArray, Job
 
 
+def aligned(job: Job) -> IntArray:
+    """This party's row at each of the places that a step after the match runs over; -1 where it has none.
+
+    Shown alignment: the matched rows, in the order that both parties share. Hidden: all of the media's people with a
+    match key, in the secret order that it drew for the match; the brand's vector is as long, with -1 at people that
+    it does not know, so that nothing the media sees need depend on who or how many they are.
+    """
+    name = "rows.i64" if is_shown(job) else "order.i64"
+    return np.fromfile(job.earlier["match"] / name, dtype="<i8").astype(np.int64)
+
+
+def is_shown(job: Job) -> bool:
+    """Whether both sides know who matched, by the protocol of the step; else the brand alone does."""
+    return CATALOG[job.step.protocol].alignment != "hidden"
+
+
 def aligned_rows(job: Job) -> IntArray:
-    """The matched rows of this party's table, in the order that both parties share."""
+    """The matched rows of this party's table, in the order that both parties share: shown alignment alone."""
     return read_rows(job.earlier["match"])
 
 
@@ -37,7 +54,10 @@ def granted(job: Job) -> list[str]:
 
 @dataclass(frozen=True)
 class Labels:
-    """The brand's labels over the shared order: `y` is 1 for a good customer, meaningless where `known` is false."""
+    """The brand's labels over the shared order: `y` is 1 for a good customer, 0 where `known` is false.
+
+    Not known are rows without a label, and places at which the brand has no row.
+    """
 
     y: NDArray[np.int64]
     known: NDArray[np.bool_]
@@ -45,7 +65,7 @@ class Labels:
 
 def labels_of(job: Job, aligned: IntArray) -> Labels:
     values = table.binary(job.rows, job.contract.label.column, job.contract.label.positive)[aligned]
-    return Labels(y=(values == 1).astype(np.int64), known=values >= 0)
+    return Labels(y=((values == 1) & (aligned >= 0)).astype(np.int64), known=(values >= 0) & (aligned >= 0))
 
 
 def held_out_rows(job: Job, aligned: IntArray) -> NDArray[np.bool_]:
@@ -58,7 +78,7 @@ def held_out_rows(job: Job, aligned: IntArray) -> NDArray[np.bool_]:
 
 
 def drawn_out(job: Job, n: int) -> NDArray[np.bool_]:
-    """Which of n matched rows a contract holds out that names a share: both parties draw the same."""
+    """Which of n places a contract holds out that names a share: both parties draw the same."""
     drawn: NDArray[np.bool_] = Randomness(job.contract.hash).integers(100, n) < np.uint64(job.contract.holdout.percent)
     return drawn
 

@@ -45,7 +45,9 @@ def identifiers(job: Job) -> dict[str, Identifiers]:
 async def matched(job: Job, channel: Channel) -> Facts:
     """Plays this party's role; where the mode tells it rows, they are left in rows.i64.
 
-    With mode both they are in the order that both parties share, else rising.
+    With mode both they are in the order that both parties share, else rising. With mode brand both also leave
+    order.i64: their own row at each position of the media's secret order, -1 where the brand has none. Its size is
+    the same whoever matches.
     """
     entry, guards = CATALOG[job.step.protocol], job.contract.guards
     kinds = tuple(key.kind for key in job.contract.keys)
@@ -64,6 +66,8 @@ async def matched(job: Job, channel: Channel) -> Facts:
     is_told = entry.mode == "both" or (entry.mode == "brand" and job.role == "brand")
     if is_told:
         (job.staging / "rows.i64").write_bytes(told.rows.astype("<i8", copy=False).tobytes())
+    if entry.alignment == "hidden":
+        (job.staging / "order.i64").write_bytes(told.order.astype("<i8", copy=False).tobytes())
     mine, theirs = job.contract.party(job.party).data.rows, job.contract.party(job.peer).data.rows
     facts: Facts = {
         "mode": entry.mode,

@@ -79,7 +79,7 @@ def shape(channel: MemoryChannel) -> list[tuple[str, int]]:
 
 
 def summary(told: Matched) -> tuple[Any, ...]:
-    return told.rows.tolist(), told.own, told.peer, told.by_key, told.reached
+    return told.rows.tolist(), told.order.tolist(), told.own, told.peer, told.by_key, told.reached
 
 
 def people(begin: int, end: int) -> list[str]:
@@ -151,6 +151,11 @@ def test_each_is_told_what_a_join_in_rounds_gives_and_what_its_mode_allows(
     else:
         assert mine.rows.tolist() == ([pair[0] for pair in expected] if mode == "brand" else [])
         assert theirs.rows.tolist() == []
+    # One order of everybody at the media, and the brand's own rows in it.
+    everybody = {row for column in media.values() for row in column.values()}
+    assert sorted(theirs.order.tolist()) == (sorted(everybody) if mode == "brand" else [])
+    placed = zip(mine.order.tolist(), theirs.order.tolist(), strict=True)
+    assert sorted(pair for pair in placed if pair[0] >= 0) == (expected if mode == "brand" else [])
 
 
 @pytest.mark.parametrize("size", [63, 64, 65])

@@ -51,8 +51,12 @@ def test_each_party_ends_with_what_its_mode_gives_it(there: Town, tmp_path: Path
     }
     assert rows[PAPER] is None
     assert rows[SHOP] == ([pair[0] for pair in joined] if mode == "brand" else None)
+    if mode == "brand":
+        shop, paper = (np.fromfile(folders[party] / "order.i64", "<i8") for party in (SHOP, PAPER))
+        assert sorted(zip(shop[shop >= 0].tolist(), paper[shop >= 0].tolist(), strict=True)) == joined
     for party, folder in folders.items():
-        assert {path.name for path in folder.iterdir()} <= {"facts.json", "rows.i64"}
+        assert {path.name for path in folder.iterdir()} <= {"facts.json", "rows.i64", "order.i64"}
+        assert (folder / "order.i64").exists() == (mode == "brand")
         facts = there.facts(party, f"mode-{mode}", "match")
         told = {"mode": facts["mode"], "engine": facts["engine"], "group": facts["group"]}
         assert told == {"mode": mode, "engine": "oprf", "group": group.backend()}

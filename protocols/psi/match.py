@@ -28,8 +28,9 @@ its rows with an identifier of any kind in every round, a stranger for each row 
 stands for the same row in every round then: the receiver drops a match at a position that it has taken before. What it
 learns by that is which positions it finds in several rounds: of the people that it knows to be matched, which also
 have under another kind the identifier of a row of its own that had not matched yet; of which row, it cannot tell while
-that kind's round stays under the floor. With one kind there are no such links. Mode size has one kind, since it opens
-no match by which a row could leave.
+that kind's round stays under the floor. With one kind there are no such links. Both sides keep that order, each with
+its own rows in it: steps that hide from the sender who matched run over all of it. Mode size has one kind, since it
+opens no match by which a row could leave.
 
 Assumption: both follow the protocol and enter their own rows. A receiver that claims a size it did not see learns
 which rows match below the floor. What can be checked is: counts, positions, bounds, and that mode brand's sender
@@ -48,7 +49,7 @@ from ..channel import Channel, ConfigError, Message, PeerError, PolicyError
 from ..primitives.randomness import Randomness
 from . import oprf_match
 from .engine import Engine, Places
-from .entries import BoolArray, Column, Entries
+from .entries import NO_ROW, BoolArray, Column, Entries
 
 IntArray = NDArray[np.int64]
 
@@ -83,11 +84,14 @@ class Matched:
     """What a party is told, by kind of identifier where it is a mapping.
 
     rows (m,): this party's matched rows; in mode both in an order that both parties share, at mode brand's receiver
-    rising, else empty. own, peer: how many rows this party and the other entered. by_key: how many matched, 0 under
-    the floor; empty at mode brand's sender. reached: the kinds whose round reached the floor.
+    rising, else empty. order (n,), in mode brand alone: the row of this party at each position of the sender's one
+    order of its n people with an identifier, -1 where the receiver has none. own, peer: how many rows this party and
+    the other entered. by_key: how many matched, 0 under the floor; empty at mode brand's sender. reached: the kinds
+    whose round reached the floor.
     """
 
     rows: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    order: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     own: dict[str, int] = field(default_factory=dict)
     peer: dict[str, int] = field(default_factory=dict)
     by_key: dict[str, int] = field(default_factory=dict)
@@ -115,8 +119,6 @@ async def receiver(
     """
     told = Matched(by_key=dict.fromkeys(kinds, 0))
     mine = _Rows(ids, kinds, mode)
-    # Mode brand: the positions of the sender's one order that stand for a row found before.
-    taken = np.empty(0, np.bool_)
     for kind in kinds:
         entries = mine.instead(kind, randomness) if mode == "brand" else mine.left(kind)
         await channel.send(Size(len(entries)))
@@ -129,8 +131,8 @@ async def receiver(
         compared = await engine.compare(channel, entries, kind=kind, theirs=theirs, randomness=randomness)
         found = np.ones(len(compared.positions), np.bool_)
         if mode == "brand":
-            taken = taken if len(taken) else np.zeros(theirs, np.bool_)
-            found = ~taken[compared.positions]
+            told.order = told.order if len(told.order) else np.full(theirs, NO_ROW, np.int64)
+            found = told.order[compared.positions] == NO_ROW
         size = int(np.count_nonzero(found))
         if size < floor:
             await channel.send(Found(0))
@@ -140,9 +142,9 @@ async def receiver(
             await _send_positions(channel, compared.positions, theirs)
         if mode != "size":
             places = await compared.opened(channel)
-            mine.matched(entries, places[found])
+            rows = mine.matched(entries, places[found])
         if mode == "brand":
-            taken[compared.positions] = True
+            told.order[compared.positions[found]] = rows
         told.by_key[kind] = size
         told.reached += (kind,)
     told.rows = np.sort(mine.rows()) if mode == "brand" else mine.rows()
@@ -190,7 +192,7 @@ async def sender(
         if mode != "brand":
             told.by_key[kind] = size
         told.reached += (kind,)
-    told.rows = mine.rows()
+    told.rows, told.order = mine.rows(), everybody.astype(np.int64)
     return _reaching(told, floor)
 
 
@@ -283,13 +285,14 @@ class _Rows:
         order[strangers] += np.arange(np.count_nonzero(strangers), dtype=np.uint32)
         return entries, order
 
-    def matched(self, entries: Entries, places: Places | IntArray) -> None:
-        """Notes the rows of these entries as matched, in this order."""
+    def matched(self, entries: Entries, places: Places | IntArray) -> IntArray:
+        """The rows of these entries, which are noted as matched, in this order."""
         if len(places) and int(places.max()) >= len(entries.rows):
             raise PeerError("the peer has matched an entry that belongs to nobody")
         rows = entries.rows[places].astype(np.int64)
         self._done[rows] = True
         self._rounds.append(rows)
+        return rows
 
     def rows(self) -> IntArray:
         """The matched rows so far."""
