@@ -1,0 +1,146 @@
+"""The accountant: what epsilon buys, how a campaign divides it, and that the noise it asks for costs what it says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opendp.combinators import make_zCDP_to_approxDP
+from opendp.domains import atom_domain, vector_domain
+from opendp.measurements import make_gaussian
+from opendp.metrics import l2_distance
+from opendp.mod import enable_features
+
+from tests.test_contract import contract
+from tidegate.party import privacy
+from tidegate.protocols.blind import logistic
+from tidegate.protocols.channel import ConfigError, PolicyError
+from tidegate.wire.contract import Contract, Privacy, Step
+
+INSIGHT = Step("insight", "insight.columns@1", {})
+TRAIN = Step("train", "train.fourier-lr@1", {"steps": 6, "lookalike_steps": 2})
+# dp-accounting 0.6.0: RdpAccountant, so many Gaussian events of this noise multiplier, at delta 1e-6.
+OTHER_ACCOUNTANT = [
+    (2.0, 1, 2.4191024886939205),
+    (4.0, 8, 3.5423612316217303),
+    (20.0, 12, 0.7718625063233047),
+    (1.5, 3, 6.149312172080866),
+]
+
+
+def _contract(epsilon_milli: int, *steps: Step, count_noise: int = 10) -> Contract:
+    made = contract()
+    return replace(
+        made,
+        steps=steps,
+        privacy=Privacy(epsilon_milli, 6),
+        features={"portal": tuple(f"x{i}" for i in range(20))},
+        guards=replace(made.guards, count_noise=count_noise),
+    )
+
+
+@pytest.mark.parametrize(("noise", "releases", "epsilon"), OTHER_ACCOUNTANT)
+def test_epsilon_is_that_of_another_accountant(noise: float, releases: int, epsilon: float) -> None:
+    # Theirs tries a grid of orders, so it ends a little above.
+    assert privacy.epsilon_of(releases / (2 * noise**2), 1e-6) == pytest.approx(epsilon, rel=3e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.5, 500), st.integers(5, 12))
+def test_epsilon_is_that_of_the_library_that_draws_the_noise(scale: float, delta_exponent: int) -> None:
+    enable_features("contrib")
+    delta = 10.0**-delta_exponent
+    mechanism = make_gaussian(vector_domain(atom_domain(T="i64")), l2_distance(T=float), scale=scale)
+    curve = make_zCDP_to_approxDP(mechanism).map(1.0)
+    assert privacy.epsilon_of(mechanism.map(1.0), delta) == pytest.approx(curve.epsilon(delta), rel=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.1, 20), st.integers(5, 12))
+def test_rho_is_the_largest_with_that_epsilon(epsilon: float, delta_exponent: int) -> None:
+    delta = 10.0**-delta_exponent
+    rho = privacy.rho_of(epsilon, delta)
+    assert privacy.epsilon_of(rho, delta) <= epsilon
+    assert privacy.epsilon_of(rho * 1.000001, delta) > epsilon
+
+
+def test_without_privacy_nothing_is_spent_and_noise_is_the_guards() -> None:
+    made = _contract(0, INSIGHT, TRAIN)
+    assert privacy.training(made, TRAIN, "portal") is None
+    assert privacy.step_micro(made, INSIGHT, "portal") == 0
+    assert privacy.count_noise(made, INSIGHT, "portal") == 10
+
+
+@pytest.mark.parametrize("epsilon_milli", [100, 500, 1000, 4000])
+@pytest.mark.parametrize("steps", [(INSIGHT,), (TRAIN,), (INSIGHT, TRAIN)])
+def test_a_campaign_spends_no_more_than_its_epsilon(epsilon_milli: int, steps: tuple[Step, ...]) -> None:
+    """What every release costs is asked of the library that draws the noise, not of the accountant."""
+    enable_features("contrib")
+    space = vector_domain(atom_domain(T="i64")), l2_distance(T=float)
+    made, rho = _contract(epsilon_milli, *steps, count_noise=0), 0.0
+    if INSIGHT in steps:
+        scale = privacy.count_noise(made, INSIGHT, "portal")
+        cost = make_gaussian(*space, scale=float(scale)).map(math.sqrt(2 * 20))
+        assert cost * 10**6 <= privacy.step_micro(made, INSIGHT, "portal")
+        rho += cost
+    if TRAIN in steps:
+        asked = privacy.training(made, TRAIN, "portal")
+        assert asked is not None
+        sensitivity = logistic.sensitivity(asked, 30_000)
+        cost = make_gaussian(*space, scale=asked.noise * sensitivity).map(float(sensitivity))
+        assert cost * 10**6 <= privacy.optimiser_step_micro(made, TRAIN, "portal") * (1 + 1e-9)
+        rho += 8 * cost
+    spent = privacy.epsilon_of(rho, 1e-6)
+    assert 0.85 * epsilon_milli <= 1000 * spent <= epsilon_milli
+
+
+def test_hidden_alignment_shows_three_counts_of_a_person() -> None:
+    hidden = replace(INSIGHT, protocol="insight.columns-hidden@1")
+    shown = privacy.count_noise(_contract(500, INSIGHT, count_noise=0), INSIGHT, "portal")
+    more = privacy.count_noise(_contract(500, hidden, count_noise=0), hidden, "portal")
+    assert more == pytest.approx(shown * math.sqrt(3 / 2), rel=0.01)
+
+
+def test_a_guard_that_asks_for_more_noise_wins() -> None:
+    assert privacy.count_noise(_contract(8000, INSIGHT, count_noise=500), INSIGHT, "portal") == 500
+
+
+def test_gradient_noise_has_the_size_that_was_paid_for() -> None:
+    asked = logistic.Privacy(noise=5.0)
+    drawn = privacy.gradient_noise(asked, 10_000)(2000)
+    expected = 5 * logistic.sensitivity(asked, 10_000)
+    assert drawn.std() == pytest.approx(expected, rel=0.08)
+    assert abs(drawn.mean()) < 0.1 * expected
+    assert len(np.unique(drawn)) > 1990
+
+
+def test_the_ledger_is_charged_the_part_and_told_the_limit() -> None:
+    charges: list[tuple[str, int, int]] = []
+    made = _contract(1000, INSIGHT, TRAIN)
+
+    def charge(kind: str, amount: int, limit: int) -> None:
+        charges.append((kind, amount, limit))
+
+    privacy.spend(charge, made, privacy.step_micro(made, INSIGHT, "portal"))
+    privacy.spend(charge, made, 0)
+    half = privacy.campaign_micro(made.privacy) // 2
+    assert charges == [("privacy", half, privacy.limit_micro(made.privacy))]
+    assert privacy.epsilon_of(charges[0][2] / 1e6, 1e-6) == pytest.approx(4, rel=1e-4)
+
+
+def test_too_small_an_epsilon_is_said_before_anything_runs() -> None:
+    many = replace(TRAIN, settings={"steps": 12, "lookalike_steps": 0})
+    made = replace(_contract(1, INSIGHT, many), privacy=Privacy(1, 12))
+    with pytest.raises(ConfigError, match="too small"):
+        privacy.training(made, many, "portal")
+
+
+def test_a_campaign_for_more_than_the_policys_epsilon_is_refused() -> None:
+    privacy.check(Privacy(4000, 6), 4000)
+    privacy.check(Privacy(0, 6), 0)
+    with pytest.raises(PolicyError, match=r"epsilon of 4\.001"):
+        privacy.check(Privacy(4001, 6), 4000)
