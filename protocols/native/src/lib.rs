@@ -6,13 +6,16 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod bfv;
 mod dalek;
 mod field;
 mod finalize;
 mod ifma;
 mod join;
 mod kernel;
+mod ring;
 mod ristretto;
+mod stream;
 
 use curve25519_dalek::scalar::Scalar;
 use kernel::{Half, Kernel};
@@ -179,6 +182,7 @@ fn digests<'py>(
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<bfv::Bfv>()?;
     module.add_function(wrap_pyfunction!(kernels, module)?)?;
     module.add_function(wrap_pyfunction!(multiply, module)?)?;
     module.add_function(wrap_pyfunction!(hash_multiply, module)?)?;
