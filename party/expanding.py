@@ -8,7 +8,7 @@ import pyarrow as pa
 from tidegate.protocols.blind import scoring
 from tidegate.protocols.channel import Channel, ConfigError
 
-from . import quality
+from . import calibration, quality
 from .aligned import aligned_rows, score_budget
 from .job import Charged, Facts, Job
 from .results import read_json, write_table
@@ -38,7 +38,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         window=(low, high),
         randomness=job.randomness,
     )
-    sizes = quality.expected_sizes(
+    sizes = calibration.expected_sizes(
         np.array(lookalike["holdout_scores"], np.float64),
         np.array(lookalike["holdout_labels"], np.int64),
         expanded.scores,

@@ -1,4 +1,4 @@
-"""How well scores rank the good customers: AUC and its gain with intervals, lift, gains curve, log loss, calibration.
+"""How well scores rank the good customers: AUC and its gain with intervals, lift, gains curve, log loss.
 
 Labels are 0 or 1, a higher score means a better customer, and equal scores share their places: no figure here
 depends on the order of rows that the model cannot tell apart. Everything runs in memory, in O(n log n).
@@ -9,14 +9,12 @@ operating characteristic curves: a nonparametric approach, Biometrics 44 (1988).
 operating characteristic curves, IEEE Signal Processing Letters 21 (2014): the same from midranks.
 [Pepe03] M. S. Pepe, The statistical evaluation of medical tests for classification and prediction, section 5.2:
 the interval on the logit scale, which stays inside 0..1 and covers better near its ends.
-[Platt99] J. Platt, Probabilistic outputs for support vector machines, 1999.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +26,20 @@ FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 LIFT_PERCENTS = (1, 5, 10)
-_NORMAL_95 = 1.959963984540054
-_BLUR_POINTS = 21
+NORMAL_95 = 1.959963984540054
 
 
 def check_holdout(labels: npt.ArrayLike) -> None:
     """Raises ConfigError unless the hold-out has good customers and others; called before a model is trained."""
     _labels(labels)
+
+
+def labelled(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+    """Who is a good customer, and the scores, (n,) each. Raises ConfigError where no figure can be made of them."""
+    y, s = _labels(labels), finite(scores)
+    if y.size != s.size:
+        raise ConfigError(f"{y.size} labels came with {s.size} scores")
+    return y, s
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -53,7 +58,7 @@ def auc_interval(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Interval | Non
     if variance is None or not 0 < area < 1:
         return None
     logit = math.log(area / (1 - area))
-    reach = _NORMAL_95 * math.sqrt(max(variance[0, 0], 0.0)) / (area * (1 - area))
+    reach = NORMAL_95 * math.sqrt(max(variance[0, 0], 0.0)) / (area * (1 - area))
     return _logistic(logit - reach), _logistic(logit + reach)
 
 
@@ -70,19 +75,18 @@ def auc_gain(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike)
     if covariance is None:
         return gain, None
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    reach = _NORMAL_95 * math.sqrt(max(float(variance), 0.0))
+    reach = NORMAL_95 * math.sqrt(max(float(variance), 0.0))
     return gain, (max(gain - reach, -1.0), min(gain + reach, 1.0))
 
 
-def is_gain_shown(interval: Interval | None) -> bool:
-    """Whether `auc_gain`'s interval lies above 0: chance alone claims a gain that is none 1 time in 40 at most."""
-    return interval is not None and interval[0] > 0
+def is_gain_shown(interval: Interval | None) -> bool | None:
+    """Whether `auc_gain`'s interval lies above 0; None without one. Chance alone shows a gain 1 time in 40."""
+    return None if interval is None else interval[0] > 0
 
 
 def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     """Mean negative log-likelihood in nats of scores that are log-odds; finite for every finite logit."""
-    y, z = _labels(labels), _scores(logits)
-    _verify_same_length(y, z)
+    y, z = labelled(labels, logits)
     return float(np.mean(np.logaddexp(0.0, np.where(y, -z, z))))
 
 
@@ -91,97 +95,17 @@ def gains_curve(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 101)
 
     At most 101 points, fewer where there are fewer rows; people of equal score are taken pro rata.
     """
-    y, s = _labels(labels), _scores(scores)
-    _verify_same_length(y, s)
+    y, s = labelled(labels, scores)
     shares = np.linspace(0.0, 1.0, max(2, min(points, 101, y.size + 1)))
     return [[float(x), float(found)] for x, found in zip(shares, _found(y, s, shares), strict=True)]
 
 
 def lift(labels: npt.ArrayLike, scores: npt.ArrayLike, percent: float) -> float:
     """How many times more good customers the best-scored `percent` of the rows hold than as many taken blindly."""
-    y, s = _labels(labels), _scores(scores)
-    _verify_same_length(y, s)
+    y, s = labelled(labels, scores)
     if not 0 < percent <= 100:
         raise ConfigError(f"a lift is taken at a share above 0 and up to 100 percent, not at {percent}")
     return float(_found(y, s, np.array([percent / 100]))[0]) * 100 / percent
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Turns scores into expected rates of good customers: logistic(intercept + slope * score)."""
-
-    intercept: float
-    slope: float
-
-    def rates(self, scores: npt.ArrayLike) -> FloatArray:
-        """Expected rate (0..1) of each score."""
-        return np.asarray(np.exp(-np.logaddexp(0.0, -(self.intercept + self.slope * _scores(scores)))), np.float64)
-
-
-def calibrate(labels: npt.ArrayLike, scores: npt.ArrayLike, blur: float = 0.0) -> Calibration:
-    """Fits rates to hold-out scores [Platt99]; two parameters, so that a few hundred good customers carry it.
-
-    `blur` is the full width of the even noise on the scores that will be turned into rates, in their unit. Hold-out
-    scores are exact; without allowing for the noise, rates at the top would be promised too high.
-    """
-    y, s = _labels(labels), _scores(scores)
-    _verify_same_length(y, s)
-    if not (math.isfinite(blur) and blur >= 0):
-        raise ConfigError(f"the blur of scores is a width of 0 or more, not {blur}")
-    if blur:
-        offsets = (np.arange(_BLUR_POINTS) + 0.5) / _BLUR_POINTS - 0.5
-        s, y = (s[:, None] + blur * offsets).ravel(), np.repeat(y, _BLUR_POINTS)
-    centre, spread = float(s.mean()), float(s.std())
-    if spread <= 1e-12 * max(1.0, abs(centre)):
-        rate = float(y.mean())
-        return Calibration(math.log(rate / (1 - rate)), 0.0)
-    # Loaded here because it takes a second, and only this figure needs it.
-    from sklearn.linear_model import LogisticRegression
-
-    # The weak penalty moves no figure that is shown; it keeps the slope finite where the classes are perfectly apart.
-    model = LogisticRegression(C=1e4, max_iter=1000, tol=1e-8).fit(((s - centre) / spread)[:, None], y)
-    slope = float(model.coef_[0, 0]) / spread
-    return Calibration(float(model.intercept_[0]) - slope * centre, slope)
-
-
-def top_rate(rates: npt.ArrayLike, percent: int) -> float:
-    """Mean of the highest `percent` of `rates` (at least one): the expected rate of an audience of that size."""
-    r = _scores(rates)
-    if r.size == 0 or not 0 < percent <= 100:
-        raise ConfigError("an audience is a share above 0 and up to 100 percent of at least one person")
-    people = audience_size(r.size, percent)
-    return float(np.partition(r, r.size - people)[r.size - people :].mean())
-
-
-def expected_sizes(
-    holdout_scores: npt.ArrayLike,
-    holdout_labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    percents: Sequence[int],
-    blur: float = 0.0,
-) -> list[dict[str, float]]:
-    """Expected quality of the best-scored `percents` of other people, as the expand step's facts have it.
-
-    `scores` are the other people's, with even noise of full width `blur` on them; hold-out scores are the same model's,
-    exact. What is expected assumes that other people of a score are like matched people of that score. The lift is
-    against taking as many of the others blindly.
-    """
-    rates = calibrate(holdout_labels, holdout_scores, blur).rates(scores)
-    base_rate = top_rate(rates, 100)
-    return [
-        {
-            "percent": percent,
-            "people": audience_size(rates.size, percent),
-            "expected_rate": top_rate(rates, percent),
-            "expected_lift": top_rate(rates, percent) / base_rate,
-        }
-        for percent in percents
-    ]
-
-
-def audience_size(pool: int, percent: float) -> int:
-    """How many of `pool` people the best-scored `percent` are, rounded up; at least one."""
-    return max(1, math.ceil(pool * percent / 100))
 
 
 def histogram(logits: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:
@@ -190,7 +114,7 @@ def histogram(logits: npt.ArrayLike, bins: int = 40) -> dict[str, list[float]]:
     The bins are equally wide in log-odds: where good customers are rare, bins of equal probability would put nearly
     everybody into the first one.
     """
-    z = _scores(logits)
+    z = finite(logits)
     if z.size == 0:
         return {"edges": [0.0, 1.0], "counts": [0]}
     counts, edges = np.histogram(np.clip(z, -30, 30), bins=bins)
@@ -240,16 +164,12 @@ def _labels(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return y.astype(np.bool_)
 
 
-def _scores(scores: npt.ArrayLike) -> FloatArray:
+def finite(scores: npt.ArrayLike) -> FloatArray:
+    """The scores as float64, (n,). Raises ConfigError for any that is no number."""
     s = np.asarray(scores, dtype=np.float64)
     if s.ndim != 1 or not np.isfinite(s).all():
         raise ConfigError("scores must be one finite number for each row")
     return s
-
-
-def _verify_same_length(y: npt.NDArray[np.bool_], s: FloatArray) -> None:
-    if y.size != s.size:
-        raise ConfigError(f"{y.size} labels came with {s.size} scores")
 
 
 def _placements(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -257,8 +177,7 @@ def _placements(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[FloatArra
 
     [SunXu14]: the midrank among all, minus the midrank within the own class, counts the rows of the other class below.
     """
-    y, s = _labels(labels), _scores(scores)
-    _verify_same_length(y, s)
+    y, s = labelled(labels, scores)
     among_all = _midranks(s)
     good = (among_all[y] - _midranks(s[y])) / (~y).sum()
     other = 1 - (among_all[~y] - _midranks(s[~y])) / y.sum()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
 
 from tidegate.party import quality
 from tidegate.protocols.channel import ConfigError
@@ -67,6 +68,65 @@ def test_interval_of_the_gain_covers_the_truth_about_95_times_in_100() -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
+@settings(max_examples=60, deadline=None)
+@given(labelled, st.integers(1, 100))
+def test_lift_is_what_a_random_order_of_equal_scores_finds_on_average(
+    rows: list[tuple[int, int]], percent: int
+) -> None:
+    y, s = np.array(rows).T
+    taken = percent / 100 * y.size
+    above = np.array([(s > own).sum() for own in s])
+    share = np.clip((taken - above) / np.array([(s == own).sum() for own in s]), 0, 1)
+    assert quality.lift(y, s, percent) == pytest.approx((y * share).sum() / y.sum() / (percent / 100))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled)
+def test_gains_curve_without_ties_is_a_cumulative_sum(rows: list[tuple[int, int]]) -> None:
+    y = np.array([label for label, _ in rows])
+    found = np.concatenate(([0], np.cumsum(y) / y.sum()))
+    assert np.allclose(quality.gains_curve(y, -np.arange(y.size)), np.stack([np.arange(y.size + 1) / y.size, found], 1))
+
+
+@pytest.mark.parametrize("good", [1, 2, 999])
+def test_figures_of_tiny_classes_are_finite_and_say_where_no_interval_is(good: int) -> None:
+    y = np.zeros(1000, int)
+    y[:good] = 1
+    s = np.random.default_rng(good).normal(size=1000)
+    facts = quality.compare(y, {"brand_only": np.zeros(1000), "joint": s})
+    untold = good in (1, 999)
+    assert (facts["gain_interval"] is None) == untold
+    assert facts["gain_shown"] is (None if untold else facts["gain_interval"][0] > 0)
+    assert np.isfinite([facts["gain"], *facts["log_loss"].values(), *facts["lift_at"]["1"].values()]).all()
+
+
+def fitted(x: np.ndarray, y: np.ndarray, others: np.ndarray) -> np.ndarray:
+    model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(x, y)
+    return np.asarray(model.decision_function(others))
+
+
+def test_no_gain_is_claimed_more_often_than_1_time_in_40_from_columns_that_are_noise() -> None:
+    claimed, runs = 0, 300
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        own, noise = rng.normal(size=(1600, 3)), rng.normal(size=(1600, 8))
+        y = (rng.random(1600) < 1 / (1 + np.exp(2 - own @ [0.8, -0.5, 0.3]))).astype(int)
+        both = np.hstack([own, noise])
+        alone, joint = (fitted(x[:800], y[:800], x[800:]) for x in (own, both))
+        claimed += bool(quality.compare(y[800:], {"brand_only": alone, "joint": joint})["gain_shown"])
+    # 1 in 40 is what the interval promises where joining neither helps nor harms; noise harms a little.
+    assert claimed <= runs / 40
+
+
+def test_gain_of_columns_that_count_is_shown() -> None:
+    rng = np.random.default_rng(1)
+    own, other = rng.normal(size=(2, 3000, 3))
+    y = (rng.random(3000) < 1 / (1 + np.exp(2 - own[:, 0] - other[:, 0]))).astype(int)
+    both = np.hstack([own, other])
+    alone, joint = (fitted(x[:1500], y[:1500], x[1500:]) for x in (own, both))
+    assert quality.compare(y[1500:], {"brand_only": alone, "joint": joint})["gain_shown"] is True
+
+
 def test_paired_interval_is_shorter_than_the_two_apart() -> None:
     y, s = sample(2000)
     better = s + 0.2 * y + np.random.default_rng(3).normal(size=y.size) * 0.1
@@ -112,7 +172,7 @@ def test_what_cannot_be_measured_is_a_configuration_error(labels: list[int], sco
     if len(labels) == len(scores) and np.isfinite(scores).all():
         with pytest.raises(ConfigError, match=says):
             quality.check_holdout(labels)
-    for figure in (quality.auc, quality.log_loss, quality.gains_curve, quality.calibrate):
+    for figure in (quality.auc, quality.log_loss, quality.gains_curve):
         with pytest.raises(ConfigError, match=says):
             figure(labels, scores)
 
@@ -137,38 +197,6 @@ def test_gains_curve_rises_from_nothing_to_all_in_at_most_101_points() -> None:
     assert len(quality.gains_curve([0, 1, 0], [1, 2, 3])) == 4
 
 
-def test_calibrated_rates_average_to_the_base_rate_and_keep_the_order() -> None:
-    y, s = sample(5000)
-    calibration = quality.calibrate(y, s)
-    rates = calibration.rates(s)
-    assert rates.mean() == pytest.approx(y.mean(), abs=1e-4)
-    assert quality.top_rate(rates, 5) > quality.top_rate(rates, 20) > quality.top_rate(rates, 100)
-    assert quality.top_rate(rates, 100) == pytest.approx(rates.mean())
-
-
-def test_expected_rate_of_an_audience_matches_what_other_people_turn_out_to_be() -> None:
-    y, s = sample(20_000, seed=5)
-    others, scores = sample(20_000, seed=6)
-    blur = 3.0
-    blurred = scores + np.random.default_rng(9).uniform(-blur / 2, blur / 2, scores.size)
-    top = np.argsort(-blurred)[: scores.size // 10]
-    expected = quality.top_rate(quality.calibrate(y, s, blur=blur).rates(blurred), 10)
-    promised_without_blur = quality.top_rate(quality.calibrate(y, s).rates(blurred), 10)
-    assert expected == pytest.approx(others[top].mean(), abs=0.03)
-    assert promised_without_blur > expected + 0.05
-    [ten, all_of_them] = quality.expected_sizes(s, y, blurred, [10, 100], blur)
-    assert ten["people"] == 2000
-    assert ten["expected_rate"] == expected
-    assert ten["expected_lift"] == pytest.approx(expected / all_of_them["expected_rate"])
-    assert all_of_them["expected_lift"] == pytest.approx(1.0)
-
-
-def test_calibration_stays_finite_when_perfectly_apart_or_constant() -> None:
-    apart = quality.calibrate([0, 0, 1, 1], [0, 1, 2, 3])
-    assert np.isfinite(apart.rates([-1e6, 1e6])).all()
-    assert quality.calibrate([0, 0, 0, 1], [2, 2, 2, 2]).rates([2, 50]).tolist() == pytest.approx([0.25, 0.25])
-
-
 def test_histogram_counts_every_score() -> None:
     _, s = sample(1000)
     counted = quality.histogram(s, bins=20)
@@ -187,6 +215,7 @@ def test_compare_gives_the_facts_of_the_train_step() -> None:
     assert facts["auc_interval"]["brand_only"] == [0.5, 0.5]
     assert facts["gain"] == pytest.approx(facts["auc"]["joint"] - 0.5)
     assert facts["gain_interval"][0] > 0
+    assert facts["gain_shown"] is True
     assert set(facts["lift_at"]) == {"1", "5", "10"}
     assert facts["lift_at"]["10"]["joint"] > 1
     assert len(facts["gains_curve"]["joint"]) == 101

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tidegate.party import quality
+from tidegate.party import calibration, quality
 from tidegate.party.report import build, wording
 from tidegate.protocols import catalog
 from tidegate.protocols.channel import ConfigError
@@ -80,7 +80,7 @@ def brand_facts(name: str = "sport", gain: float = 0.8) -> dict[str, dict[str, A
         "score": {"rows": 4000, "levels": 20, "histogram": quality.histogram(joint)},
         "expand": {
             "pool": 2600, "floor": 100, "histogram": quality.histogram(alone),
-            "sizes": quality.expected_sizes(joint, y, joint[:2600], [5, 10]),
+            "sizes": calibration.expected_sizes(joint, y, joint[:2600], [5, 10]),
         },
     }  # fmt: skip
     return {step: {"step": step, **shared, "learned": [f"something of {step}"], **one} for step, one in facts.items()}

@@ -2,9 +2,9 @@
 
 A tutorial encrypts the brand's weights once and multiplies them with each row by itself: one ciphertext comes back for
 every row. Rows are measured until `LOOP_S` is over, and the time of all of them is extrapolated, which the figures say.
-Everything runs in this process, messages through their bytes. Encryption of the weights, products, serialising of each result and its decryption count on either side. Ours rounds a row's
-values to 1/64 and re-randomises and floods every result; the loops do neither, so that their results tell the brand
-more than scores.
+Everything runs in this process, messages through their bytes; encryption of the weights, products, serialising of each
+result and its decryption count on either side. Ours rounds a row's values to 1/64 and re-randomises and floods every
+result; the loops do neither, so that their results tell the brand more than scores.
 """
 
 from __future__ import annotations
