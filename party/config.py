@@ -15,6 +15,8 @@ from tidegate.wire.identity import Identity
 from tidegate.wire.invite import Endpoint
 
 RESERVED = ("coordinator", "invite")
+# Within the results of a step: what an auditor needs, which leaves this party in no export.
+AUDIT_FOLDER = "audit"
 
 
 def default_home() -> Path:
@@ -62,6 +64,11 @@ class Home:
     def tokens(self) -> Path:
         """Where the keys and tokens of epochs lie."""
         return self.path / "tokens"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again from data sets and models, and is kept because that takes time."""
+        return self.path / "cache"
 
     def staging(self, run: bytes) -> Path:
         """Where a worker puts the results of a run until every party has said that it holds its own."""

@@ -28,8 +28,9 @@ class Job:
     """What a step may use: the contract, this party's data file, earlier results, where to put its own.
 
     keys: the column of each kind of identifier; given: the form of those that hold digests.
-    tokens: where the tokens of epochs are kept.
+    tokens: where the tokens of epochs are kept; campaigns: the results of all campaigns; cache: what can be made again.
     channels: the line to each party that this one talks to, by name; where there is but one, the role gets it anyway.
+    spent: what of a budget is spent. max_epsilon: this party's limit of differential privacy for all campaigns.
     earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
     """
 
@@ -47,7 +48,11 @@ class Job:
     count_noise: Noise
     charge: Callable[[str, int, int], None]
     tokens: Path = Path("tokens")
+    campaigns: Path = Path("campaigns")
+    cache: Path = Path("cache")
     channels: Mapping[str, Channel] = field(default_factory=dict)
+    spent: Callable[[str], int] = lambda _kind: 0
+    max_epsilon: float = 4.0
 
     @property
     def role(self) -> str:
