@@ -79,7 +79,7 @@ from .products import (
     spread,
     streams,
 )
-from .whitening import MediaModel, OwnColumns, ridge, whiten
+from .whitening import MediaModel, OwnColumns, ridge, whiten, whiten_again
 
 MAX_STEPS = 12
 MAX_COLUMNS = 400
@@ -114,33 +114,51 @@ class Privacy:
 class Settings:
     """What both sides know from the contract. l2 is scikit-learn's 1/C; the intercept is not penalised.
 
-    may_stop: the brand may end the training before `steps`, once its gradient is down at its noise, seen by the media.
+    whitened_for: the l2 by which the media whitens, 0 for l2. Where the brand chooses its l2 by its own rows, the media's
+    settings need not have it: any ridge that both know has the same optimum, and leaves the preconditioner diagonal.
+    may_stop: the brand may end the training before `steps`, once its gradient is down at its noise; the media sees when.
     """
 
     steps: int = 8
     l2: float = 10.0
+    whitened_for: float = 0.0
     may_stop: bool = False
     privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
             raise PolicyError(f"a training takes 1 to {MAX_STEPS} steps, not {self.steps}")
-        if not 0 < self.l2 < math.inf:
+        if not (0 < self.l2 < math.inf and 0 <= self.whitened_for < math.inf):
             raise ConfigError(f"l2 must be above 0, it is {self.l2}", "l2 = 1 is scikit-learn's default")
+
+    @property
+    def ridge_l2(self) -> float:
+        return self.whitened_for or self.l2
 
 
 @dataclass(frozen=True)
 class BrandModel:
-    """logit = intercept + x_b @ weights + quantise(x_m @ basis) / 2^6 @ media_weights, basis with the media."""
+    """logit = intercept + x_b @ weights + quantise(x_m @ basis) / 2^6 @ media_weights, basis with the media.
+
+    variances: the media's eigenvalues, which tell how long the directions of that basis are.
+    """
 
     intercept: float
     weights: FloatArray
     media_weights: FloatArray
+    variances: FloatArray
 
     def own_part(self, x: FloatArray) -> FloatArray:
         """intercept + x_b @ weights: what the brand adds to the media's part of each row's logit."""
         part: FloatArray = self.intercept + x @ self.weights
         return part
+
+    def weights_at(self, variances: FloatArray) -> FloatArray:
+        """media_weights in the same directions where they have these variances, `whiten_again`: the same logits."""
+        if self.media_weights.shape != variances.shape:
+            raise ConfigError("the model to start from belongs to other columns", "train without it")
+        moved: FloatArray = self.media_weights * np.sqrt(variances / self.variances)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ class ResidualSum(Message):
 def fit_alone(x: FloatArray, y: FloatArray, l2: float, weights: FloatArray | None = None) -> BrandModel:
     """Logistic regression on the brand's own columns: where the joint training starts, and what it is compared with."""
     theta = newton(x, y, l2, weights)
-    return BrandModel(float(theta[0]), theta[1:], np.empty(0))
+    return BrandModel(float(theta[0]), theta[1:], np.empty(0), np.empty(0))
 
 
 def sensitivity(privacy: Privacy, rows: int) -> int:
@@ -271,7 +289,7 @@ class Rows:
         return result
 
     def inverse_hessian(
-        self, theta: FloatArray, penalty: FloatArray, scale: FloatArray, l2: float
+        self, theta: FloatArray, penalty: FloatArray, scale: FloatArray, settings: Settings
     ) -> tuple[FloatArray, FloatArray]:
         """The inverse of the Hessian for intercept and X_b, exact at theta, and its diagonal for the whitened columns.
 
@@ -283,7 +301,7 @@ class Rows:
         hessian, slopes = self.own.hessian(theta, self.weights)
         hessian += np.diag(penalty) + 1e-9 * float(self.weights.sum()) * np.eye(len(theta))
         inverse: FloatArray = np.linalg.inv(hessian).astype(np.float64)
-        return inverse, slopes * np.maximum(1 - ridge(n, l2) / scale, 0.0) + l2 / scale
+        return inverse, slopes * np.maximum(1 - ridge(n, settings.ridge_l2) / scale, 0.0) + settings.l2 / scale
 
 
 # Pure steps, of the media.
@@ -371,7 +389,7 @@ def blur(rows: int, count: int, randomness: Randomness) -> list[int]:
     return [int(drawn) - half for drawn in randomness.integers(2 * half + 1, count)]
 
 
-def _checked_matrix(x: NDArray[np.float64], whose: str) -> FloatArray:
+def checked_matrix(x: NDArray[np.float64], whose: str) -> FloatArray:
     values = np.asarray(x, np.float64)
     if values.ndim != 2 or not 2 <= len(values) <= MAX_ROWS or values.shape[1] > MAX_COLUMNS:
         raise ConfigError(
@@ -382,7 +400,7 @@ def _checked_matrix(x: NDArray[np.float64], whose: str) -> FloatArray:
     return values
 
 
-def _checked_labels(
+def checked_labels(
     y: FloatArray, weights: FloatArray | None, present: NDArray[np.bool_] | None, n: int
 ) -> tuple[FloatArray, FloatArray]:
     """Labels and sample weights, both 0 where a row is not present."""
@@ -402,14 +420,14 @@ def _checked_labels(
     return np.where(count > 0, labels, 0.0), count
 
 
-def _read_variances(message: Variances) -> FloatArray:
+def read_variances(message: Variances) -> FloatArray:
     scale = np.frombuffer(message.values, "<f8").astype(np.float64) if len(message.values) % 8 == 0 else np.empty(0)
     if not 1 <= len(scale) <= MAX_COLUMNS or not np.isfinite(scale).all() or (scale <= 0).any():
         raise PeerError("the media's eigenvalues are not 1 to 400 positive numbers")
     return scale
 
 
-async def _one_result(channel: Channel, key: BrandKey) -> UInt64Array:
+async def one_result(channel: Channel, key: BrandKey) -> UInt64Array:
     opened = [key.decrypt(result) async for result in receive_results(channel, 1)]
     return opened[0]
 
@@ -436,24 +454,24 @@ async def brand(
     """
     if present is not None:
         x = np.where(np.asarray(present)[:, None], x, 0.0)
-    x = _checked_matrix(x, "the brand's")
-    y, weights = _checked_labels(y, weights, present, len(x))
+    x = checked_matrix(x, "the brand's")
+    y, weights = checked_labels(y, weights, present, len(x))
     rows = Rows.of(x, y, weights, settings.privacy)
     await channel.send(Opening(len(x), x.shape[1]))
     key = await open_brand(channel, randomness)
     await send_uploads(channel, key.encrypt(rows.uploads()))
-    scale = _read_variances(await channel.recv(Variances))
+    scale = read_variances(await channel.recv(Variances))
 
     used = weights > 0
     first = start or fit_alone(x[used], y[used], settings.l2, weights[used])
-    media_start = first.media_weights if start else np.zeros(len(scale))
+    media_start = first.weights_at(scale) if start else np.zeros(len(scale))
     own_scale = rows.own.scale
-    if first.weights.shape != own_scale.shape or media_start.shape != scale.shape:
+    if first.weights.shape != own_scale.shape:
         raise ConfigError("the model to start from belongs to other columns", "train without it")
     theta = np.concatenate([[first.intercept], first.weights * own_scale, media_start])
     penalty = settings.l2 * np.concatenate([[0.0], own_scale**-2.0, 1 / scale])
     split = 1 + x.shape[1]
-    inverse, diagonal = rows.inverse_hessian(theta[:split], penalty[:split], scale, settings.l2)
+    inverse, diagonal = rows.inverse_hessian(theta[:split], penalty[:split], scale, settings)
     descent = Descent(theta, inverse, diagonal, gradient_noise(len(x), settings.privacy) * rows.unit)
     gradients: list[FloatArray] = []
     stopped = False
@@ -467,7 +485,7 @@ async def brand(
         gradients.append(rows.gradient(sums) + penalty * descent.theta)
         descent.step(gradients[-1])
     theta = descent.theta
-    model = BrandModel(float(theta[0]), theta[1:split] / own_scale, theta[split:])
+    model = BrandModel(float(theta[0]), theta[1:split] / own_scale, theta[split:], scale)
     return Trained(model, tuple(float(np.linalg.norm(gradient)) for gradient in gradients), stopped)
 
 
@@ -479,18 +497,21 @@ async def media(
     randomness: Randomness,
     on_step: Callable[[int], None] | None = None,
     noise: Noise | None = None,
+    start: MediaModel | None = None,
 ) -> MediaModel:
     """The other side of `brand`. x (n, d_m): the same rows in the same order.
 
+    start: its part of an earlier training on the same columns, where the brand starts from its own part of that.
     on_step(k) is called for k = 1, 2, ... before anything of step k is answered, and may raise to refuse it. noise(k)
     gives k integers of discrete Gaussian noise, of `sensitivity` times what the settings' privacy says.
     """
-    x = _checked_matrix(x, "the media's")
+    x = checked_matrix(x, "the media's")
     if x.shape[1] == 0:
         raise ConfigError("the media enters no column", "grant at least one feature")
     if (noise is None) != (settings.privacy is None):
         raise ValueError("noise is needed where the settings ask for differential privacy, and nowhere else")
-    model, scale = whiten(x, settings.l2)
+    l2 = settings.ridge_l2
+    model, scale = whiten(x, l2) if start is None else whiten_again(start, x, l2)
     opening = await channel.recv(Opening)
     if opening.rows != len(x):
         raise DisagreementError(f"the brand trains on {opening.rows} rows, the media on {len(x)}")
@@ -503,14 +524,14 @@ async def media(
     await channel.send(Variances(scale.astype("<f8").tobytes()))
     columns = Columns(public, model.columns(x, settings.privacy.media_norm if settings.privacy else None))
     for step in range(1, settings.steps + 1):
-        if settings.may_stop and step > 1 and not await _another(channel):
+        if settings.may_stop and step > 1 and not await asked_for_another(channel):
             break
         charge = functools.partial(on_step, step) if on_step else None
         await _media_step(channel, public, columns, held, charge, noise, randomness)
     return model
 
 
-async def _another(channel: Channel) -> bool:
+async def asked_for_another(channel: Channel) -> bool:
     wish = (await channel.recv(Another)).step
     if wish > 1:
         raise PeerError("the brand neither asked for another step nor stopped")
@@ -530,11 +551,11 @@ async def _brand_step(channel: Channel, key: BrandKey, rows: Rows, theta: FloatA
     parts = list(blocks(len(rows.y)))
     for number in range(len(parts) + 1):
         if number < len(parts):
-            opened = await _one_result(channel, key)
+            opened = await one_result(channel, key)
             factors = rows.factors(parts[number], opened, theta[:split])
             await send_uploads(channel, key.encrypt(slots(factor) for factor in factors))
         if number > 0:
-            residuals = rows.residuals(parts[number - 1], await _one_result(channel, key))
+            residuals = rows.residuals(parts[number - 1], await one_result(channel, key))
             await send_uploads(channel, key.encrypt([residuals]))
             mine = [a + b for a, b in zip(mine, rows.own_sums(parts[number - 1], residuals), strict=True)]
     opened_sums = [opened async for opened in receive_sums(channel, key, media_columns + split - 1)]

@@ -85,6 +85,34 @@ def window_of(scores: FloatArray) -> tuple[float, float]:
     return low - (high - low) / 4, high + (high - low) / 4
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Weights as the integers that enter the product, and how what it opens to is read."""
+
+    integers: IntArray
+    scale: float
+    middle: int
+
+    @classmethod
+    def of(cls, weights: FloatArray, levels: int | None, window: tuple[float, float] | None) -> Scaled:
+        """Raises ValueError for weights that are not finite and a window where no score can be."""
+        if not np.isfinite(weights).all():
+            raise ValueError("weights must be finite numbers")
+        furthest = FEATURE_LIMIT * float(np.abs(weights).sum())
+        low, high = (-furthest, furthest) if levels is None or window is None else _inside(window, furthest)
+        # A window narrower than a 4096th of the possible would make weights that do not fit into 64 bits.
+        width = max(high - low, furthest / 2048) or 1.0
+        # Rounding a weight moves a score by at most half of 2^9, the largest |X|.
+        room = T - 2 * _blur(levels) - 2 * len(weights) * int(FEATURE_LIMIT * _UNIT)
+        scale = room / (_UNIT * width)
+        middle = round(scale * _UNIT * (low + high) / 2)
+        return cls(np.rint(scale * weights).astype(np.int64), scale, middle)
+
+    def scores(self, opened: IntArray) -> FloatArray:
+        """The scores behind X W + e modulo T, in the window."""
+        return (self.middle + centred(modulo(opened - self.middle % T))) / (_UNIT * self.scale)
+
+
 async def brand_scores(
     channel: Channel,
     weights: FloatArray,
@@ -98,26 +126,16 @@ async def brand_scores(
 
     A blurred score is off by at most half a level, (high - low) / (levels - 1) / 2, where the window holds it.
     """
-    if not np.isfinite(weights).all():
-        raise ValueError("weights must be finite numbers")
-    furthest = FEATURE_LIMIT * float(np.abs(weights).sum())
-    low, high = (-furthest, furthest) if levels is None or window is None else _inside(window, furthest)
-    # A window narrower than a 4096th of the possible would make weights that do not fit into 64 bits.
-    width = max(high - low, furthest / 2048) or 1.0
-    # Rounding a weight moves a score by at most half of 2^9, the largest |X|.
-    room = T - 2 * _blur(levels) - 2 * len(weights) * int(FEATURE_LIMIT * _UNIT)
-    scale = room / (_UNIT * width)
+    scaled = Scaled.of(weights, levels, window)
     key = await open_brand(channel, randomness)
-    opened = await rows_brand(channel, key, np.rint(scale * weights).astype(np.int64), rows)
-    middle = round(scale * _UNIT * (low + high) / 2)
-    return (middle + centred(modulo(opened - middle % T))) / (_UNIT * scale)
+    return scaled.scores(await rows_brand(channel, key, scaled.integers, rows))
 
 
 async def media_scores(channel: Channel, x: FloatArray, *, levels: int | None, randomness: Randomness) -> None:
     """Answers one `brand_scores` over x (n, d), which is clipped to +-8 and rounded to 1/64."""
     public = await open_media(channel)
     await rows_media(
-        channel, public, quantise(x).astype(np.int16), randomness=randomness, added=_noise(levels, len(x), randomness)
+        channel, public, quantise(x).astype(np.int16), randomness=randomness, added=blurring(levels, len(x), randomness)
     )
 
 
@@ -214,7 +232,8 @@ def _blur(levels: int | None) -> int:
     return -(-T // (2 * levels))
 
 
-def _noise(levels: int | None, n: int, randomness: Randomness) -> IntArray | None:
+def blurring(levels: int | None, n: int, randomness: Randomness) -> IntArray | None:
+    """What is added to each row's value: uniform over a part in `levels` of the modulus; None for exact scores."""
     if levels is None:
         return None
     blur = _blur(levels)
