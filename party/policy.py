@@ -7,6 +7,7 @@ stricter than what a contract may say anyway. Nothing is approved without a pers
     allowed_steps = ["match", "train"] # default: all
     hidden_columns = ["income"]        # never offered, never used
     max_days = 30                      # how long a contract may run; default 90
+    max_epsilon = 2.0                  # differential privacy: for a partner and one state of a data set; default 4
 
     [guards]                           # a contract must be at least this strict; default: the hard limits
     floor = 100
@@ -24,8 +25,9 @@ stricter than what a contract may say anyway. Nothing is approved without a pers
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -46,6 +48,7 @@ HARD_GUARDS = Guards(floor=50, seeds=50, train_steps=12, count_noise=0, score_le
 AT_LEAST = ("floor", "seeds", "count_noise")
 CLOCK_SLACK_S = 60
 MAX_DAYS = 90
+MAX_EPSILON = 4.0
 FEW_MEDIA_COLUMNS = 5
 # The contract names all parties to all of them, and the coordinator says to all how far a campaign is.
 OF_OTHER_MEDIA = (
@@ -79,6 +82,7 @@ class Policy:
     allowed_steps: tuple[str, ...] | None = None
     hidden_columns: tuple[str, ...] = ()
     max_days: int = MAX_DAYS
+    max_epsilon: float = MAX_EPSILON
     guards: Guards = HARD_GUARDS
     auto_approve: AutoApprove | None = None
 
@@ -106,6 +110,7 @@ def load(home: Home) -> Policy:
         allowed_steps=_names(path.name, raw, "allowed_steps") if "allowed_steps" in raw else None,
         hidden_columns=_names(path.name, raw, "hidden_columns") if "hidden_columns" in raw else (),
         max_days=min(MAX_DAYS, _integer(path.name, "max_days", raw.get("max_days", MAX_DAYS))),
+        max_epsilon=min(MAX_EPSILON, _positive(path.name, "max_epsilon", raw.get("max_epsilon", MAX_EPSILON))),
         guards=Guards(**{field.name: _stricter(field.name, strict) for field in dataclass_fields(Guards)}),
         auto_approve=AutoApprove(
             partners=_names(path.name, auto, "partners"),
@@ -132,6 +137,7 @@ def problems(home: Home, store: Store, contract: Contract, now_s: float, *, file
         _check_parties,
         _check_learns,
         _check_guards,
+        _check_privacy,
         _check_steps,
     ):
         _gather(found, check, home, store, contract, policy, now_s)
@@ -211,6 +217,11 @@ def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Gu
             lines.append(OF_OTHER_MEDIA)
         found[name] = tuple(dict.fromkeys(lines))
     return found
+
+
+def is_hidden(steps: Iterable[Step]) -> bool:
+    """Whether a match of these steps keeps from the media who matched."""
+    return any(catalog.CATALOG[step.protocol].alignment == "hidden" for step in steps)
 
 
 def usable_features(columns: list[dict[str, Any]]) -> list[str]:
@@ -317,6 +328,16 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
             )
 
 
+def _check_privacy(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    epsilon = contract.privacy.epsilon_milli / 1000
+    if epsilon > policy.max_epsilon and contract.party(home.name()).role == "media":
+        raise PolicyError(
+            f"the campaign asks for an epsilon of {epsilon:g}, our policy allows {policy.max_epsilon:g} for all "
+            "campaigns on one state of a data set",
+            f"have it proposed with epsilon = {policy.max_epsilon:g} or less",
+        )
+
+
 _TRAIN_SETTINGS = {
     "steps": (1, 12),
     "l2_milli": (0, 10**9),
@@ -376,6 +397,13 @@ def _check_training(contract: Contract, steps: dict[str, Step]) -> None:
     # A model of the media's columns alone: from seeds it is the only one.
     if "expand" in steps and not settings["lookalike_steps"] and not contract.label.seeds:
         raise DisagreementError("step expand needs lookalike_steps in step train")
+    if is_hidden(contract.steps) and contract.holdout.column:
+        raise DisagreementError(
+            "the contract holds rows out by a column, which the media must not know while it does not know who matched",
+            "propose it with a share in [holdout]",
+        )
+    if is_hidden(contract.steps) and settings["lookalike_steps"]:
+        raise DisagreementError("other people cannot be searched where the media does not know who matched")
     if contract.label.seeds and settings["lookalike_steps"]:
         raise DisagreementError("from seeds there is one model alone, so no lookalike_steps in step train")
 
@@ -480,6 +508,12 @@ def _integer(where: str, key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{where}: {key}: expected a whole number, found {value!r}", "correct it")
     return value
+
+
+def _positive(where: str, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"{where}: {key}: expected a number above 0, found {value!r}", "correct it")
+    return float(value)
 
 
 def _stricter(name: str, strict: dict[str, int]) -> int:

@@ -2,9 +2,8 @@
 
 A release of integers with L2 sensitivity D and independent discrete Gaussian noise of standard deviation s is
 rho-zCDP with rho = D^2 / (2 s^2) [CKS20, multivariate discrete Gaussian]. rho adds up over releases, also where each
-is chosen by what came before [BS16], so rho is what the ledger counts, in whole millionths; a person reads it as
-
-    epsilon(rho, delta) = min over a > 1 of  a rho + log(1 - 1/a) + log(1 / (a delta)) / (a - 1)      [CKS20]
+is chosen by what came before [BS16], so rho is what the ledger counts, in whole millionths; a person reads it as an
+epsilon at a delta (accountant.py).
 
 A contract names epsilon and delta for one campaign and one media. Its rho is divided into equal parts for the steps
 that add this noise (insight, train), the part of train into equal parts for its optimiser steps. What was not asked
@@ -22,45 +21,18 @@ from collections.abc import Callable
 
 from tidegate.protocols.blind import logistic
 from tidegate.protocols.catalog import CATALOG
-from tidegate.protocols.channel import ConfigError, PolicyError
+from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import Contract, Privacy, Step
 
+from .accountant import epsilon_of, rho_of
+from .job import Facts, Job
 from .noise import IntArray, discrete_gaussian
 
 LEDGER = "privacy"
 MICRO = 10**6
-EPSILON_LIMIT_MILLI = 4000
-"""What a partner may spend in all of one state of a data set, where policy.toml does not ask for less."""
 _NOISED = ("insight", "train")
 
-Charge = Callable[[str, int, int], None]
 Noise = Callable[[int], IntArray]
-
-
-def epsilon_of(rho: float, delta: float) -> float:
-    """The least epsilon for which rho-zCDP is known to give (epsilon, delta)-differential privacy."""
-    if rho <= 0:
-        return 0.0
-
-    def at(log_above_one: float) -> float:
-        a = 1 + math.exp(log_above_one)
-        return a * rho - math.log1p(math.exp(-log_above_one)) - math.log(delta * a) / (a - 1)
-
-    # Every a gives a true bound; it falls, then rises: golden section.
-    low, high, golden = -15.0, 40.0, (math.sqrt(5) - 1) / 2
-    for _ in range(120):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, right) if at(left) < at(right) else (left, high)
-    return max(0.0, at((low + high) / 2))
-
-
-def rho_of(epsilon: float, delta: float) -> float:
-    """The largest rho whose epsilon is not above this one."""
-    low, high = 0.0, epsilon
-    for _ in range(120):
-        middle = (low + high) / 2
-        low, high = (middle, high) if epsilon_of(middle, delta) <= epsilon else (low, middle)
-    return low
 
 
 def delta_of(privacy: Privacy) -> float:
@@ -72,9 +44,9 @@ def campaign_micro(privacy: Privacy) -> int:
     return int(MICRO * rho_of(privacy.epsilon_milli / 1000, delta_of(privacy))) if privacy.epsilon_milli else 0
 
 
-def limit_micro(privacy: Privacy, epsilon_limit_milli: int = EPSILON_LIMIT_MILLI) -> int:
-    """The rho that all campaigns of a partner may spend, in millionths, read at this contract's delta."""
-    return int(MICRO * rho_of(epsilon_limit_milli / 1000, delta_of(privacy)))
+def limit_micro(privacy: Privacy, max_epsilon: float) -> int:
+    """The rho that all campaigns of a partner may spend together, in millionths, read at this contract's delta."""
+    return int(MICRO * rho_of(max_epsilon, delta_of(privacy)))
 
 
 def step_micro(contract: Contract, step: Step, media: str) -> int:
@@ -123,20 +95,19 @@ def count_noise(contract: Contract, step: Step, media: str) -> int:
     return max(guard, math.ceil(math.sqrt(squared * MICRO / (2 * micro))))
 
 
-def spend(charge: Charge, contract: Contract, micro: int, epsilon_limit_milli: int = EPSILON_LIMIT_MILLI) -> None:
+def spend(job: Job, micro: int) -> None:
     """Enters millionths of rho into the ledger before what they pay for is sent; nothing where there is none to pay."""
     if micro:
-        charge(LEDGER, micro, limit_micro(contract.privacy, epsilon_limit_milli))
+        job.charge(LEDGER, micro, limit_micro(job.contract.privacy, job.max_epsilon))
 
 
-def check(privacy: Privacy, epsilon_limit_milli: int) -> None:
-    """PolicyError where one campaign asks for more than all of them together may spend."""
-    if privacy.epsilon_milli > epsilon_limit_milli:
-        raise PolicyError(
-            f"the campaign asks for an epsilon of {privacy.epsilon_milli / 1000:g}, our policy allows "
-            f"{epsilon_limit_milli / 1000:g} for all campaigns on one state of the data",
-            f"have it proposed with epsilon = {epsilon_limit_milli / 1000:g} or less",
-        )
+def facts(job: Job) -> Facts:
+    """For the media's report: what this campaign may spend, and what was spent on this state of the data so far."""
+    asked = job.contract.privacy
+    if not asked.epsilon_milli:
+        return {}
+    spent = epsilon_of(job.spent(LEDGER) / MICRO, delta_of(asked))
+    return {"privacy": {"epsilon": asked.epsilon_milli / 1000, "delta": delta_of(asked), "spent": round(spent, 3)}}
 
 
 def _optimiser_steps(step: Step) -> int:

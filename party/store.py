@@ -28,6 +28,8 @@ SCHEMA = 1
 STATES = ("signing", "waiting", "running", "done", "failed", "refused", "cancelled", "expired")
 FINAL = ("done", "failed", "refused", "cancelled", "expired")
 ATTEMPTS = 3
+# Fresh noise on the same answer tells more of it: of differential privacy each attempt spends its own part.
+EACH_ATTEMPT = frozenset({"privacy"})
 
 
 class PersonError(TidegateError):
@@ -662,8 +664,9 @@ class Store:
         """Spends `amount` of the budget `kind` of a file (its digest) towards a partner, before the answer is sent.
 
         PolicyError when that would pass `limit`, and then nothing is spent. Runs are attempts at one answer: those of
-        the same step of the same contract spend the budget once, as much as the most expensive of them. After three of
-        them PersonError, until a person agrees to three more (`renew`).
+        the same step of the same contract spend the budget once, as much as the most expensive of them, but each its
+        own part of one in `EACH_ATTEMPT`. After three of them PersonError, until a person agrees to three more
+        (`renew`).
         """
         if amount < 1:
             raise ValueError("a charge is at least 1")
@@ -679,7 +682,7 @@ class Store:
                     f"this step was answered {len(attempts) - 1} times without an end; each tells {partner} a little",
                     f"find out why it ends early, then allow {ATTEMPTS} more: `tidegate party retry CAMPAIGN`",
                 )
-            total = sum(max(runs.values()) for runs in before.values())
+            total = _total(kind, before)
             if total > limit:
                 raise PolicyError(
                     f"the budget of this data set towards {partner} is spent: {kind} would reach {total} of {limit}",
@@ -721,9 +724,14 @@ class Store:
             found = []
             for digest, partner, kind in triples:
                 answers = self._spent(db, digest, partner, kind)
-                total = sum(max(runs.values()) for runs in answers.values())
-                found.append(Charge(digest, partner, kind, total, max(len(runs) for runs in answers.values())))
+                attempts = max(len(runs) for runs in answers.values())
+                found.append(Charge(digest, partner, kind, _total(kind, answers), attempts))
             return sorted(found, key=lambda charge: (charge.digest, charge.partner, charge.kind))
+
+    def spent(self, digest: str, partner: str, kind: str) -> int:
+        """What was spent of one budget."""
+        with self._read() as db:
+            return _total(kind, self._spent(db, digest, partner, kind))
 
     def _spent(self, db: sa.Connection, digest: str, partner: str, kind: str) -> dict[str, dict[bytes, int]]:
         """answer -> run -> amount."""
@@ -803,6 +811,12 @@ def _begin(connection: sa.Connection) -> None:
     # A writer takes the lock at once: what it reads inside stays true until it commits.
     writes = connection.get_execution_options().get("tidegate_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _total(kind: str, answers: dict[str, dict[bytes, int]]) -> int:
+    """What a budget's charges come to; answers: the charges of each run, by the answer it attempts."""
+    one_answer = sum if kind in EACH_ATTEMPT else max
+    return sum(one_answer(runs.values()) for runs in answers.values() if runs)
 
 
 def _dataset(row: Any) -> Dataset:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from opendp.metrics import l2_distance
 from opendp.mod import enable_features
 
 from tests.test_contract import contract
-from tidegate.party import privacy
+from tidegate.party import accountant, privacy
+from tidegate.party.store import Store
 from tidegate.protocols.blind import logistic
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.wire.contract import Contract, Privacy, Step
@@ -46,7 +49,7 @@ def _contract(epsilon_milli: int, *steps: Step, count_noise: int = 10) -> Contra
 @pytest.mark.parametrize(("noise", "releases", "epsilon"), OTHER_ACCOUNTANT)
 def test_epsilon_is_that_of_another_accountant(noise: float, releases: int, epsilon: float) -> None:
     # Theirs tries a grid of orders, so it ends a little above.
-    assert privacy.epsilon_of(releases / (2 * noise**2), 1e-6) == pytest.approx(epsilon, rel=3e-4)
+    assert accountant.epsilon_of(releases / (2 * noise**2), 1e-6) == pytest.approx(epsilon, rel=3e-4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -56,16 +59,16 @@ def test_epsilon_is_that_of_the_library_that_draws_the_noise(scale: float, delta
     delta = 10.0**-delta_exponent
     mechanism = make_gaussian(vector_domain(atom_domain(T="i64")), l2_distance(T=float), scale=scale)
     curve = make_zCDP_to_approxDP(mechanism).map(1.0)
-    assert privacy.epsilon_of(mechanism.map(1.0), delta) == pytest.approx(curve.epsilon(delta), rel=1e-6)
+    assert accountant.epsilon_of(mechanism.map(1.0), delta) == pytest.approx(curve.epsilon(delta), rel=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.1, 20), st.integers(5, 12))
 def test_rho_is_the_largest_with_that_epsilon(epsilon: float, delta_exponent: int) -> None:
     delta = 10.0**-delta_exponent
-    rho = privacy.rho_of(epsilon, delta)
-    assert privacy.epsilon_of(rho, delta) <= epsilon
-    assert privacy.epsilon_of(rho * 1.000001, delta) > epsilon
+    rho = accountant.rho_of(epsilon, delta)
+    assert accountant.epsilon_of(rho, delta) <= epsilon
+    assert accountant.epsilon_of(rho * 1.000001, delta) > epsilon
 
 
 def test_without_privacy_nothing_is_spent_and_noise_is_the_guards() -> None:
@@ -94,7 +97,7 @@ def test_a_campaign_spends_no_more_than_its_epsilon(epsilon_milli: int, steps: t
         cost = make_gaussian(*space, scale=asked.noise * sensitivity).map(float(sensitivity))
         assert cost * 10**6 <= privacy.optimiser_step_micro(made, TRAIN, "portal") * (1 + 1e-9)
         rho += 8 * cost
-    spent = privacy.epsilon_of(rho, 1e-6)
+    spent = accountant.epsilon_of(rho, 1e-6)
     assert 0.85 * epsilon_milli <= 1000 * spent <= epsilon_milli
 
 
@@ -121,15 +124,35 @@ def test_gradient_noise_has_the_size_that_was_paid_for() -> None:
 def test_the_ledger_is_charged_the_part_and_told_the_limit() -> None:
     charges: list[tuple[str, int, int]] = []
     made = _contract(1000, INSIGHT, TRAIN)
+    job = SimpleNamespace(contract=made, charge=lambda *charge: charges.append(charge), max_epsilon=2.0)
+    privacy.spend(job, privacy.step_micro(made, INSIGHT, "portal"))
+    privacy.spend(job, 0)
+    ((kind, amount, limit),) = charges
+    assert (kind, amount) == ("privacy", privacy.campaign_micro(made.privacy) // 2)
+    assert accountant.epsilon_of(limit / 1e6, 1e-6) == pytest.approx(2, rel=1e-4)
 
-    def charge(kind: str, amount: int, limit: int) -> None:
-        charges.append((kind, amount, limit))
 
-    privacy.spend(charge, made, privacy.step_micro(made, INSIGHT, "portal"))
-    privacy.spend(charge, made, 0)
-    half = privacy.campaign_micro(made.privacy) // 2
-    assert charges == [("privacy", half, privacy.limit_micro(made.privacy))]
-    assert privacy.epsilon_of(charges[0][2] / 1e6, 1e-6) == pytest.approx(4, rel=1e-4)
+def test_the_report_says_what_was_spent_on_this_state_of_the_data() -> None:
+    made = _contract(1000, INSIGHT)
+    micro = privacy.campaign_micro(made.privacy)
+    job = SimpleNamespace(contract=made, spent=lambda kind: {"privacy": 2 * micro}[kind])
+    said = privacy.facts(job)["privacy"]
+    assert (said["epsilon"], said["delta"]) == (1.0, 1e-6)
+    # Twice the rho is less than twice the epsilon.
+    assert 1.4 < said["spent"] < 1.5
+    assert privacy.facts(SimpleNamespace(contract=_contract(0, INSIGHT))) == {}
+
+
+def test_each_attempt_spends_its_own_part_of_differential_privacy(tmp_path: Path) -> None:
+    store, contract_hash = Store(tmp_path / "store.db"), b"c" * 32
+    for run in (b"1" * 16, b"2" * 16):
+        for kind in ("privacy", "insight"):
+            store.charge("digest", "acme", kind, 40, 100, contract_hash, run)
+    assert store.spent("digest", "acme", "privacy") == 80
+    assert store.spent("digest", "acme", "insight") == 40
+    with pytest.raises(PolicyError, match="120 of 100"):
+        store.charge("digest", "acme", "privacy", 40, 100, contract_hash, b"3" * 16)
+    assert {charge.kind: charge.amount for charge in store.charges()} == {"privacy": 80, "insight": 40}
 
 
 def test_too_small_an_epsilon_is_said_before_anything_runs() -> None:
@@ -137,10 +160,3 @@ def test_too_small_an_epsilon_is_said_before_anything_runs() -> None:
     made = replace(_contract(1, INSIGHT, many), privacy=Privacy(1, 12))
     with pytest.raises(ConfigError, match="too small"):
         privacy.training(made, many, "portal")
-
-
-def test_a_campaign_for_more_than_the_policys_epsilon_is_refused() -> None:
-    privacy.check(Privacy(4000, 6), 4000)
-    privacy.check(Privacy(0, 6), 0)
-    with pytest.raises(PolicyError, match=r"epsilon of 4\.001"):
-        privacy.check(Privacy(4001, 6), 4000)
