@@ -57,7 +57,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
     lookalike_steps = number(job.step, "lookalike_steps")
     if lookalike_steps:
         # Other people have no columns at the brand: their model uses the media's alone, and starts from the joint one.
-        start = logistic.BrandModel(joint.intercept, np.empty(0), joint.media_weights)
+        start = logistic.BrandModel(joint.intercept, np.empty(0), joint.media_weights, joint.variances)
         of_others = await logistic.brand(
             channel,
             np.empty((len(y), 0)),

@@ -7,7 +7,8 @@ rows) and kept in a `Recipe`, so that held-out rows and other people are treated
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from .table import RELEASE_ROWS, FloatArray, categories, coded, column, kind, nu
 IntArray = NDArray[np.int64]
 
 CLIP_SD = 5.0
+MAX_FEATURES = 400
+"""What a party may enter into a training, after categories and missing values have become columns of their own."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Recipe:
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table that it was fitted to, those that said nothing among them."""
+        return tuple(dict.fromkeys([*(feature.column for feature in self.features), *self.dropped]))
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -65,7 +73,7 @@ class Recipe:
 
 
 def fit(table: pa.Table, columns: Sequence[str], rows: IntArray) -> Recipe:
-    """The recipe for `columns` out of `rows`. Raises ConfigError for a column that is no feature.
+    """The recipe for `columns` out of `rows`. Raises ConfigError for a column that is no feature, and for too many.
 
     A category, or missing values, become a column of their own from 100 of the rows on; the most frequent category is
     the one left out, and rarer ones count as it. Columns that do not vary over `rows` are dropped.
@@ -84,20 +92,83 @@ def fit(table: pa.Table, columns: Sequence[str], rows: IntArray) -> Recipe:
         features += made
         if not made:
             dropped.append(name)
+    _check_count(features)
     return Recipe(tuple(features), tuple(dropped))
 
 
-def apply(recipe: Recipe, table: pa.Table, rows: IntArray) -> FloatArray:
-    """(len(rows), features) matrix of the rows, in that order; every value lies in -5..5."""
-    matrix = np.empty((len(rows), len(recipe.features)), dtype=np.float64, order="F")
-    taken: dict[str, _Values] = {}
+def _check_count(features: Sequence[Feature]) -> None:
+    if len(features) <= MAX_FEATURES:
+        return
+    most = [f"{name!r} ({count})" for name, count in Counter(each.column for each in features).most_common(3)]
+    raise ConfigError(
+        f"the columns make {len(features)} features, one for each category of 100 rows or more and for missing values; "
+        f"at most {MAX_FEATURES} can be trained on",
+        f"leave columns out of [features], or merge categories; most come from {', '.join(most)}",
+    )
+
+
+def check_fits(recipe: Recipe, table: pa.Table) -> None:
+    """Raises ConfigError unless the table has every column that the recipe was fitted to, of the kind it had then.
+
+    A column without a single value fits either way. Categories that the recipe does not know count as the one it left
+    out, missing values as a number's mean.
+    """
+    gone = [name for name in recipe.columns if name not in table.column_names]
+    if gone:
+        listed = ", ".join(map(repr, gone[:5])) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+        raise ConfigError(
+            f"the data set lacks columns that the model was trained on: {listed}",
+            "register a data set with the same columns, or train a model on the columns of this one",
+        )
+    for name, was_text in _texts_of(recipe).items():
+        values = column(table, name)
+        if values.null_count < len(values) and _is_text(values) != was_text:
+            then, now = ("categories", "numbers") if was_text else ("numbers", "texts")
+            raise ConfigError(
+                f"the column {name!r} held {then} when the model was trained and holds {now} in this data set",
+                "write it as it was then, or train a model on this data set",
+            )
+
+
+def rare(recipe: Recipe, table: pa.Table, rows: IntArray) -> NDArray[np.bool_]:
+    """Which features of a recipe that was fitted elsewhere stand for 1 to 99 of these rows: (features,).
+
+    A sum over a column that so few people are in would tell of them; who trains on these rows enters zeros instead.
+    """
+    found = np.zeros(len(recipe.features), np.bool_)
+    for j, feature, values in _each(recipe, table, rows):
+        if feature.category is not None or feature.missing:
+            found[j] = 0 < values.of(feature.category, feature.missing).sum() < RELEASE_ROWS
+    return found
+
+
+def _texts_of(recipe: Recipe) -> dict[str, bool]:
+    """Of each column of which the recipe makes more than an indicator of missing values whether it held texts."""
+    return {each.column: each.category is not None for each in recipe.features if not each.missing}
+
+
+def _is_text(values: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_boolean(values.type) or pa.types.is_large_string(values.type))
+
+
+def _each(recipe: Recipe, table: pa.Table, rows: IntArray) -> Iterator[tuple[int, Feature, _Values]]:
+    """Every feature with its place and the values of its column, which are decoded once."""
+    taken, values = "", None
     for j, feature in enumerate(recipe.features):
-        if feature.column not in taken:
-            taken = {feature.column: _Values(table, feature.column, rows)}
-        values = taken[feature.column].of(feature.category, feature.missing)
+        if values is None or feature.column != taken:
+            taken, values = feature.column, _Values(table, feature.column, rows)
+        yield j, feature, values
+
+
+def apply(recipe: Recipe, table: pa.Table, rows: IntArray) -> FloatArray:
+    """(len(rows), features) matrix of the rows, in that order; every value lies in -5..5. Checks as `check_fits`."""
+    check_fits(recipe, table)
+    matrix = np.empty((len(rows), len(recipe.features)), dtype=np.float64, order="F")
+    for j, feature, values in _each(recipe, table, rows):
+        column_values = values.of(feature.category, feature.missing)
         if feature.category is None and not feature.missing:
-            values = np.where(np.isnan(values), feature.mean, values)
-        matrix[:, j] = np.clip((values - feature.mean) / feature.sd, -CLIP_SD, CLIP_SD)
+            column_values = np.where(np.isnan(column_values), feature.mean, column_values)
+        matrix[:, j] = np.clip((column_values - feature.mean) / feature.sd, -CLIP_SD, CLIP_SD)
     return matrix
 
 
@@ -109,7 +180,7 @@ class _Values:
 
     def __init__(self, table: pa.Table, name: str, rows: IntArray) -> None:
         values = column(table, name)
-        self.is_text = kind(table, name) == "category"
+        self.is_text = _is_text(values)
         self._numbers_of: dict[str, int] = {}
         if values.null_count == len(values):
             self._values: FloatArray = np.full(len(rows), np.nan)

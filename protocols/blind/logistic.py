@@ -114,9 +114,9 @@ class Privacy:
 class Settings:
     """What both sides know from the contract. l2 is scikit-learn's 1/C; the intercept is not penalised.
 
-    whitened_for: the l2 by which the media whitens, 0 for l2. Where the brand chooses its l2 by its own rows, the media's
-    settings need not have it: any ridge that both know has the same optimum, and leaves the preconditioner diagonal.
-    may_stop: the brand may end the training before `steps`, once its gradient is down at its noise; the media sees when.
+    whitened_for: the l2 by which the media whitens, 0 for l2. Where the brand chooses its l2 by its own rows, that of
+    the media need not be the same: any ridge that both know has the same optimum, and leaves the Hessian diagonal.
+    may_stop: the brand may end the training before `steps`, once its gradient is down at its noise, seen by the media.
     """
 
     steps: int = 8

@@ -49,6 +49,20 @@ def whiten(x: FloatArray, l2: float) -> tuple[MediaModel, FloatArray]:
     return MediaModel(directions[:, kept] / np.sqrt(scale)), scale
 
 
+def whiten_again(model: MediaModel, x: FloatArray, l2: float) -> tuple[MediaModel, FloatArray]:
+    """The directions of an earlier model with the ridged variances that x has in them: to go on training it.
+
+    The penalty stays exact, because the directions stay orthonormal; the columns are as good as uncorrelated only where
+    x is much as it was. Raises ConfigError if x has other columns.
+    """
+    if model.basis.shape[0] != x.shape[1]:
+        raise ConfigError("the model to start from belongs to other columns", "train without it")
+    directions = model.basis / np.linalg.norm(model.basis, axis=0)
+    variances = np.sum(directions * (x.T @ x / len(x) @ directions), axis=0)
+    scale = variances + ridge(len(x), l2)
+    return MediaModel(directions / np.sqrt(scale)), scale
+
+
 def ridge(rows: int, l2: float) -> float:
     """What is added to each variance: both sides compute it from what both know."""
     return l2 / (rows * RIDGE_SLOPE)
