@@ -1,6 +1,7 @@
 """The campaign file: what a brand wants done, in TOML, checked as a whole and made into a contract.
 
     [campaign]            name, expires_days (1 to 90, default 7)
+                          audit: true if the brand is to keep what an auditor needs to derive its part again
     [parties]             brand, media: names of parties; media may be a list of several
     [data]                brand, media: names of registered data sets; with several media a table name -> data set
     [match]               keys: kinds of identifier, the first takes precedence
@@ -278,9 +279,10 @@ class _Form:
         for key in NEEDED:
             if key not in self.raw:
                 self.wrong(key, f"a table [{key}]", "nothing")
-        top = self.table("campaign", ("name", "expires_days"))
+        top = self.table("campaign", ("name", "expires_days", "audit"))
         name = self.name(top, "campaign.name", "a name for the campaign") if "campaign" in self.raw else ""
         days = self.integer(top, "campaign.expires_days", 1, policy.MAX_DAYS, 7)
+        audit = bool(self.switch(top, "campaign.audit"))
         me, media = self.parties(home, store)
         brand, offers = self.data(store, media, me)
         keys = self.keys(brand, offers)
@@ -331,6 +333,7 @@ class _Form:
             model=model.contract.short if model is not None else "",
             privacy=privacy,
             outcome=outcome,
+            audit=audit,
         )
 
     @staticmethod

@@ -21,7 +21,8 @@ from tidegate.wire.identity import Card, Identity
 
 from . import campaign as campaign_file
 from . import dataset, mail, policy, screen
-from .config import Home, default_home, write_file
+from .accountant import epsilon_of
+from .config import AUDIT_FOLDER, Home, default_home, write_file
 from .screen import console, say
 from .store import FINAL, Campaign, Offer, Store
 from .tokens_cli import tokens_app
@@ -498,7 +499,7 @@ def export_results(home: Home, found: Campaign, folder: Path, out: Path) -> Path
             whole.mkdir(mode=0o700)
             for step in found.contract.steps:
                 if (folder / step.name).is_dir():
-                    shutil.copytree(folder / step.name, whole / step.name)
+                    shutil.copytree(folder / step.name, whole / step.name, ignore=shutil.ignore_patterns(AUDIT_FOLDER))
             (whole / "contract.json").write_bytes(found.contract_bytes)
             written = report.build(folder, found.contract, home.name(), whole)
             if out.exists():
@@ -519,11 +520,39 @@ def budget(ctx: typer.Context) -> None:
         shown = screen.table("data set", "partner", "what", "spent", "attempts")
         for charge in store.charges():
             data = names.get(charge.digest, f"an earlier file ({charge.digest[:8]})")
-            screen.row(shown, data, charge.partner, charge.kind, str(charge.amount), str(charge.attempts))
+            spent = str(charge.amount)
+            if charge.kind == "privacy":
+                spent = f"epsilon {epsilon_of(charge.amount / 1e6, 1e-6):.2f} at delta 1e-6"
+            screen.row(shown, data, charge.partner, charge.kind, spent, str(charge.attempts))
         if not shown.row_count:
             say("Nothing was spent yet.")
             return
         console.print(shown)
+
+
+@party_app.command("retrace")
+def retrace_campaign(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="CAMPAIGN", help="The name or short name of a campaign.")],
+) -> None:
+    """For an auditor at the brand: derive all that it sent in a campaign again, from its seeds and its data."""
+    # Plays every step once more, with all that it takes.
+    from .retrace import retrace
+
+    with opened(ctx) as (home, store):
+        found = store.campaign(name)
+        steps = 0
+        for step in retrace(home, store, found):
+            steps += 1
+            said = f"{step.messages:,} messages, {step.sent_bytes:,} bytes"
+            say(f"{step.step}: {said} came out as they were sent; digest of the receipts {step.digest}")
+        store.audit("campaign retraced", found.hash, steps=steps)
+        partners = ", ".join(party.name for party in found.contract.media)
+        say(
+            f"What was sent in {steps} steps follows from the contract, the data set and the seeds. Compare digests "
+            f"with those at the beginning of the receipts in the audit trail of {partners}.",
+            "green",
+        )
 
 
 @party_app.command()

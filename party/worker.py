@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 
 from tidegate import __version__
 from tidegate.protocols.channel import DisagreementError, PeerError, PolicyError
-from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire import pairs, receipt
 from tidegate.wire.contract import Contract, ContractParty
 from tidegate.wire.line import Line, open_line
 from tidegate.wire.session import Session, open_session
 
-from . import overlap
+from . import overlap, policy, retrace
 from .config import Home
 from .data import table
 from .job import Job
@@ -88,6 +87,9 @@ async def attempt(order: Order) -> dict[str, Any]:
     def charge(kind: str, amount: int, limit: int) -> None:
         store.charge(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.run)
 
+    def spent(kind: str) -> int:
+        return store.spent(registered.digest, peers[0].name, kind)
+
     started = time.monotonic()
     staging = order.home.staging(order.run)
     staging.mkdir(parents=True, mode=0o700)
@@ -113,6 +115,7 @@ async def attempt(order: Order) -> dict[str, Any]:
                 on_message=progress.on_message,
             )
 
+        keeping = retrace.Keeping(contract, step, me.role, staging)
         sessions = await _together(*(session_with(peer, line) for peer, line in zip(peers, lines, strict=True)))
         job = Job(
             contract=contract,
@@ -125,14 +128,21 @@ async def attempt(order: Order) -> dict[str, Any]:
             duplicates=registered.duplicates,
             earlier={name: home.results(contract.short, name) for name in order.earlier},
             staging=staging,
-            randomness=Randomness.system(),
+            randomness=keeping.randomness(),
             count_noise=discrete_gaussian(contract.guards.count_noise),
             charge=charge,
             tokens=home.tokens,
-            channels={peer.name: session for peer, session in zip(peers, sessions, strict=True)},
+            campaigns=home.path / "campaigns",
+            cache=home.cache,
+            channels={
+                peer.name: keeping.channel(session, peer.name) for peer, session in zip(peers, sessions, strict=True)
+            },
+            spent=spent,
+            max_epsilon=policy.load(home).max_epsilon,
         )
         try:
-            facts = await play(job, sessions[0])
+            facts = await play(job, job.channels[peers[0].name])
+            keeping.finish()
             digests = await _together(*(session.finish() for session in sessions))
         except Exception as error:
             again = describe(error)["kind"] in PASSING
@@ -149,6 +159,8 @@ async def attempt(order: Order) -> dict[str, Any]:
     }
     figures = {"seconds": seconds, **moved}
     (staging / "facts.json").write_text(json.dumps({**facts, "run": order.run.hex(), **figures}, allow_nan=False))
+    if keeping.wanted:
+        flush(keeping.folder)
     flush(staging)
     made = receipt.make(identity, order.contract, order.step, order.run, b"".join(digests))
     return {"receipt": made.hex(), **figures}

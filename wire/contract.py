@@ -158,6 +158,7 @@ class Contract:
     """Everything the parties agree on. Build it with `Contract(...)`, read a peer's with `from_bytes`.
 
     model: the short name of the contract whose trained models are used, or from which training starts; else empty.
+    audit: whether the brand keeps what an auditor needs to derive its part of each run again.
     """
 
     version: int
@@ -179,6 +180,7 @@ class Contract:
     model: str = ""
     privacy: Privacy = Privacy()
     outcome: Outcome = Outcome()
+    audit: bool = False
 
     def to_bytes(self) -> bytes:
         return rfc8785.dumps(asdict(self))
@@ -428,6 +430,8 @@ def _contract(value: Any) -> Contract:
     steps = tuple(_step(item, f"steps[{i}]") for i, item in enumerate(_list(raw["steps"], "steps", 1, 32)))
     model = raw["model"] if raw["model"] == "" else _text(raw["model"], "model", _SHORT)
     _check_order(steps, media, model)
+    if not isinstance(raw["audit"], bool):
+        raise _BadError("audit: expected true or false")
     outcome = _outcome(raw["outcome"])
     if any(step.step == "measure" for step in steps) != bool(outcome.campaign):
         raise _BadError("outcome: expected a campaign if and only if a step measures one")
@@ -467,4 +471,5 @@ def _contract(value: Any) -> Contract:
         model=model,
         privacy=_privacy(raw["privacy"]),
         outcome=outcome,
+        audit=raw["audit"],
     )

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import rfc8785
@@ -29,6 +29,46 @@ _CONFIRM, _HEAD, _MORE, _END, _ABORT = range(5)
 _LENGTH = struct.Struct("<Q")
 
 T = TypeVar("T")
+
+
+def contents(kind: str, data: bytes) -> Iterator[bytes]:
+    """What the frames hold that carry a message: a head with its kind, its length and first bytes, then the rest."""
+    head = bytes([_HEAD, len(kind)]) + kind.encode("ascii") + _LENGTH.pack(len(data))
+    at = MAX_CONTENT_BYTES - len(head)
+    yield head + data[:at]
+    while at < len(data):
+        yield bytes([_MORE]) + data[at : at + MAX_CONTENT_BYTES - 1]
+        at += MAX_CONTENT_BYTES - 1
+
+
+class Transcript:
+    """The hash of all that one side of a session says and hears, bound to the handshake.
+
+    first: whether this side's name comes before the other's, so that both sides hash in one order.
+    """
+
+    def __init__(self, handshake: bytes, first: bool) -> None:
+        self._handshake, self._first = handshake, first
+        self._said, self._heard = hashlib.sha256(), hashlib.sha256()
+
+    def say(self, kind: str, data: bytes) -> None:
+        for content in contents(kind, data):
+            self.said(content)
+
+    def hear(self, kind: str, data: bytes) -> None:
+        for content in contents(kind, data):
+            self.heard(content)
+
+    def said(self, content: bytes) -> None:
+        self._said.update(_LENGTH.pack(len(content)) + content)
+
+    def heard(self, content: bytes) -> None:
+        self._heard.update(_LENGTH.pack(len(content)) + content)
+
+    def digest(self) -> bytes:
+        said, heard = self._said.digest(), self._heard.digest()
+        both = said + heard if self._first else heard + said
+        return hashlib.sha256(b"tidegate transcript v1" + self._handshake + both).digest()
 
 
 class Frames(Protocol):
@@ -102,9 +142,9 @@ class Session:
         idle_s: float,
     ) -> None:
         self._line, self._sealed, self._peer, self._idle_s = line, sealed, terms.peer_name, idle_s
-        self._first = terms.my_name < terms.peer_name
         self._on_message = on_message or (lambda _direction, _kind, _size: None)
-        self._said, self._heard = hashlib.sha256(), hashlib.sha256()
+        self.handshake = sealed.transcript
+        self._transcript = Transcript(sealed.transcript, terms.my_name < terms.peer_name)
         self._sending, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._failed: TidegateError | None = None
         self._aborted: TidegateError | None = None
@@ -116,13 +156,9 @@ class Session:
         kind, data = type(message).__name__, message.to_bytes()
         if len(data) > message.MAX_BYTES:
             raise ValueError(f"{kind} has {len(data)} bytes, at most {message.MAX_BYTES} are allowed")
-        head = bytes([_HEAD, len(kind)]) + kind.encode("ascii") + _LENGTH.pack(len(data))
         async with self._sending:
-            at = MAX_CONTENT_BYTES - len(head)
-            await self._send_frame(head + data[:at])
-            while at < len(data):
-                await self._send_frame(bytes([_MORE]) + data[at : at + MAX_CONTENT_BYTES - 1])
-                at += MAX_CONTENT_BYTES - 1
+            for content in contents(kind, data):
+                await self._send_frame(content)
         self._on_message("sent", kind, len(data))
 
     async def recv(self, kind: type[M]) -> M:
@@ -156,10 +192,7 @@ class Session:
 
     async def finish(self) -> bytes:
         """Ends the session when the role has ended; gives the digest of all that was said, the same at both sides."""
-        said, heard = self._said.digest(), self._heard.digest()
-        digest = hashlib.sha256(
-            b"tidegate transcript v1" + self._sealed.transcript + (said + heard if self._first else heard + said)
-        ).digest()
+        digest = self._transcript.digest()
         await self._send_frame(bytes([_END]) + digest)
         frame = await self._frame()
         if frame[0] != _END:
@@ -187,7 +220,7 @@ class Session:
         if self._failed is not None:
             raise self._failed
         if content[0] in (_HEAD, _MORE):
-            self._said.update(_LENGTH.pack(len(content)) + content)
+            self._transcript.said(content)
         sealed = self._sealed.outgoing.seal(content)
         # Between here and the end of the wait nobody knows whether the frame left: nothing can follow it if we are
         # interrupted.
@@ -253,5 +286,5 @@ class Session:
             self._aborted = CarrierError(text) if again else PeerError(text)
             raise self._fail(self._aborted)
         if frame[0] in (_HEAD, _MORE):
-            self._heard.update(_LENGTH.pack(len(frame)) + frame)
+            self._transcript.heard(frame)
         return frame
