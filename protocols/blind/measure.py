@@ -23,7 +23,7 @@ single 1 asks for one person's arm, of which the noise hides all but 1 / noise_s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,10 +124,11 @@ async def brand(
             break
         key = BrandKey(randomness, modulus)
         await channel.send(Key(key.public_bytes()))
-        for i in asked:
-            await send_uploads(channel, key.encrypt(_slots(values[i][rows]) for rows in blocks(len(converted))))
-            opened = [_total(key.decrypt(result), modulus) async for result in receive_results(channel, 2)]
-            residues[i].append(opened)
+        parts = (_slots(values[i][rows]) for i in asked for rows in blocks(len(converted)))
+        await send_uploads(channel, key.encrypt(parts))
+        opened = [_total(key.decrypt(result), modulus) async for result in receive_results(channel, 2 * len(asked))]
+        for at, i in enumerate(asked):
+            residues[i].append(opened[2 * at : 2 * at + 2])
     sums = [_opened(vector, found) for vector, found in zip(vectors, residues, strict=True)]
     return Measured(*(_arm(people[arm], [each[arm] for each in sums], len(converted), terms) for arm in (0, 1)))
 
@@ -167,25 +168,28 @@ async def media(
             break
         public = PublicKey((await channel.recv(Key)).data, modulus)
         columns = Columns(public, indicators)
-        for i in asked:
-            await _add_up(channel, public, columns, added[i], modulus, randomness)
+        uploads = load_uploads(channel, public, len(asked) * block_count(columns.rows))
+        sums = [await _added_up(columns, uploads) for _ in asked]
+        await send_results(channel, _masked(public, sums, [added[i] for i in asked], modulus, randomness))
 
 
-async def _add_up(
-    channel: Channel, public: PublicKey, columns: Columns, added: IntArray, modulus: int, randomness: Randomness
-) -> None:
-    """Answers for one vector: its sum over each arm, with what is added."""
+async def _added_up(columns: Columns, uploads: AsyncIterator[Ciphertext]) -> list[Ciphertext | None]:
+    """The next vector's sum over each arm."""
     sums: list[Ciphertext | None] = [None] * columns.columns
-    number = 0
-    async for upload in load_uploads(channel, public, block_count(columns.rows)):
-        columns.add_column_sums(sums, number, upload)
-        number += 1
-    results = []
-    for sum_, value in zip(sums, added.tolist(), strict=True):
-        mask = randomness.integers(modulus, SLOTS)
-        mask[0] = (value - _total(mask[1:], modulus)) % modulus
-        results.append(public.sanitise(sum_, mask, randomness))
-    await send_results(channel, results)
+    for number in range(block_count(columns.rows)):
+        columns.add_column_sums(sums, number, await anext(uploads))
+    return sums
+
+
+def _masked(
+    public: PublicKey, sums: list[list[Ciphertext | None]], added: list[IntArray], modulus: int, randomness: Randomness
+) -> Iterator[bytes]:
+    """What opens to each sum with what is added to it, and to nothing else."""
+    for vector, values in zip(sums, added, strict=True):
+        for sum_, value in zip(vector, values.tolist(), strict=True):
+            mask = randomness.integers(modulus, SLOTS)
+            mask[0] = (value - _total(mask[1:], modulus)) % modulus
+            yield public.sanitise(sum_, mask, randomness)
 
 
 def squares_unit(rows: int, terms: Terms) -> int:
