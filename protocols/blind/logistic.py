@@ -462,8 +462,8 @@ async def brand(
     await send_uploads(channel, key.encrypt(rows.uploads()))
     scale = read_variances(await channel.recv(Variances))
 
-    used = weights > 0
-    first = start or fit_alone(x[used], y[used], settings.l2, weights[used])
+    # Over all rows, those of weight 0 too: the time that it takes is not to tell how many are present.
+    first = start or fit_alone(x, y, settings.l2, weights)
     media_start = first.weights_at(scale) if start else np.zeros(len(scale))
     own_scale = rows.own.scale
     if first.weights.shape != own_scale.shape:
