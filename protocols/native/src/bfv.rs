@@ -138,7 +138,7 @@ impl Flood {
         let d = (1 << 60) - q;
         // 2^120 is d^2 and 2^130 is 2^10 d^2, below 2^46.
         let wide = u128::from(a) + u128::from(b) * u128::from(d) + u128::from(c * d * d);
-        below(folded(wide, q) + q - (d * d << 10), q)
+        below(folded(wide, q) + q - ((d * d) << 10), q)
     }
 }
 
@@ -630,20 +630,22 @@ fn add_products(values: &mut [u64], pairs: &[(&[u64], &[u64])]) {
         let at = number * STRIP;
         let q = PRIMES[at / N];
         let mut sums = [[0u128; STRIP]; 2];
-        for pairs in pairs.chunks(2) {
-            for (sum, start) in sums.iter_mut().zip([at, HALF + at]) {
-                let strip = |k: usize| (&pairs[k].0[start..][..STRIP], &pairs[k].1[at..][..STRIP]);
-                let (c, f) = strip(0);
-                if pairs.len() == 2 {
-                    let (d, g) = strip(1);
-                    for i in 0..STRIP {
-                        sum[i] += u128::from(c[i]) * u128::from(f[i])
-                            + u128::from(d[i]) * u128::from(g[i]);
-                    }
-                } else {
-                    for i in 0..STRIP {
-                        sum[i] += u128::from(c[i]) * u128::from(f[i]);
-                    }
+        let fours = pairs.chunks_exact(4);
+        for (sum, start) in sums.iter_mut().zip([at, HALF + at]) {
+            for pairs in fours.clone() {
+                let c = [0, 1, 2, 3].map(|k| &pairs[k].0[start..][..STRIP]);
+                let f = [0, 1, 2, 3].map(|k| &pairs[k].1[at..][..STRIP]);
+                for i in 0..STRIP {
+                    let term = |k: usize| u128::from(c[k][i]) * u128::from(f[k][i]);
+                    sum[i] += term(0) + term(1) + term(2) + term(3);
+                }
+            }
+            for (ciphertext, factor) in fours.remainder() {
+                let terms = ciphertext[start..][..STRIP]
+                    .iter()
+                    .zip(&factor[at..][..STRIP]);
+                for (sum, (c, f)) in sum.iter_mut().zip(terms) {
+                    *sum += u128::from(*c) * u128::from(*f);
                 }
             }
         }

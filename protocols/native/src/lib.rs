@@ -14,6 +14,8 @@ mod ifma;
 mod join;
 mod kernel;
 mod ring;
+#[cfg(target_arch = "x86_64")]
+mod ring_avx2;
 mod ristretto;
 mod stream;
 

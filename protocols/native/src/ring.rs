@@ -3,6 +3,9 @@
 //! The transform is Longa and Naehrig's (eprint 2016/504) with Harvey's lazy butterflies (arXiv 1205.2926): values
 //! stay below four times the prime and are reduced once, at the end. Nothing branches on or indexes by a coefficient.
 
+#[cfg(target_arch = "x86_64")]
+use crate::ring_avx2;
+
 pub const N: usize = 8192;
 const LOG_N: u32 = N.trailing_zeros();
 
@@ -10,8 +13,8 @@ const LOG_N: u32 = N.trailing_zeros();
 /// (Shoup).
 #[derive(Clone, Copy, Default)]
 pub struct Factor {
-    value: u64,
-    quotient: u64,
+    pub value: u64,
+    pub quotient: u64,
 }
 
 impl Factor {
@@ -86,13 +89,29 @@ pub fn inverse(a: u64, q: u64) -> u64 {
     power(a, q - 2, q)
 }
 
+/// Factors, values and quotients apart, as vector instructions read them.
+pub struct Factors {
+    pub values: Vec<u64>,
+    pub quotients: Vec<u64>,
+}
+
+impl Factors {
+    #[inline(always)]
+    pub fn at(&self, i: usize) -> Factor {
+        Factor {
+            value: self.values[i],
+            quotient: self.quotients[i],
+        }
+    }
+}
+
 /// A prime's powers of the root.
 pub struct Prime {
     pub q: u64,
     /// psi^reversed(i) at i.
-    forward: Vec<Factor>,
+    forward: Factors,
     /// psi^-reversed(i) at i.
-    backward: Vec<Factor>,
+    backward: Factors,
     /// 1 / N, and 1 / N times the factor of the last butterflies of the way back.
     last: [Factor; 2],
 }
@@ -114,17 +133,22 @@ impl Prime {
             .take(N)
             .min()?;
         let powers = |base: u64| {
-            let mut found = vec![Factor::default(); N];
+            let mut found = Factors {
+                values: vec![0; N],
+                quotients: vec![0; N],
+            };
             let mut value = 1;
             for i in 0..N {
-                found[reversed(i)] = Factor::new(value, q);
+                let factor = Factor::new(value, q);
+                found.values[reversed(i)] = factor.value;
+                found.quotients[reversed(i)] = factor.quotient;
                 value = product(value, base, q);
             }
             found
         };
         let backward = powers(inverse(psi, q));
         let n_inverse = inverse(N as u64, q);
-        let last = [n_inverse, product(n_inverse, backward[1].value, q)];
+        let last = [n_inverse, product(n_inverse, backward.values[1], q)];
         Some(Prime {
             q,
             forward: powers(psi),
@@ -140,6 +164,15 @@ impl Prime {
 
     /// Coefficients below 4 q to values below q.
     pub fn transform(&self, a: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has AVX2.
+            return unsafe { ring_avx2::transform(a, self.q, &self.forward) };
+        }
+        self.transform_plainly(a);
+    }
+
+    fn transform_plainly(&self, a: &mut [u64]) {
         assert_eq!(a.len(), N);
         let q = self.q;
         let butterfly = |x: u64, y: u64, w: Factor| {
@@ -148,21 +181,21 @@ impl Prime {
         };
         let (low, high) = a.split_at_mut(N / 2);
         for (x, y) in low.iter_mut().zip(high) {
-            (*x, *y) = butterfly(*x, *y, self.forward[1]);
+            (*x, *y) = butterfly(*x, *y, self.forward.at(1));
         }
         // Two layers at a time.
         let mut parts = 2;
         while parts < N {
             let quarter = N / parts / 4;
-            let outer = &self.forward[parts..2 * parts];
-            let inner = self.forward[2 * parts..4 * parts].chunks_exact(2);
-            for ((part, w), v) in a.chunks_exact_mut(4 * quarter).zip(outer).zip(inner) {
+            for (i, part) in a.chunks_exact_mut(4 * quarter).enumerate() {
+                let w = self.forward.at(parts + i);
+                let v = [0, 1].map(|k| self.forward.at(2 * (parts + i) + k));
                 let (half, other) = part.split_at_mut(2 * quarter);
                 let (one, two) = half.split_at_mut(quarter);
                 let (three, four) = other.split_at_mut(quarter);
                 for (((a, b), c), d) in one.iter_mut().zip(two).zip(three).zip(four) {
-                    let (x, z) = butterfly(*a, *c, *w);
-                    let (y, t) = butterfly(*b, *d, *w);
+                    let (x, z) = butterfly(*a, *c, w);
+                    let (y, t) = butterfly(*b, *d, w);
                     (*a, *b) = butterfly(x, y, v[0]);
                     (*c, *d) = butterfly(z, t, v[1]);
                 }
@@ -176,6 +209,15 @@ impl Prime {
 
     /// Values below 2 q to coefficients below q.
     pub fn transform_back(&self, a: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has AVX2.
+            return unsafe { ring_avx2::transform_back(a, self.q, &self.backward, self.last) };
+        }
+        self.transform_back_plainly(a);
+    }
+
+    fn transform_back_plainly(&self, a: &mut [u64]) {
         assert_eq!(a.len(), N);
         let q = self.q;
         let butterfly =
@@ -184,17 +226,17 @@ impl Prime {
         while parts > 1 {
             let quarter = N / parts / 2;
             parts /= 2;
-            let outer = &self.backward[parts..2 * parts];
-            let inner = self.backward[2 * parts..4 * parts].chunks_exact(2);
-            for ((part, w), v) in a.chunks_exact_mut(4 * quarter).zip(outer).zip(inner) {
+            for (i, part) in a.chunks_exact_mut(4 * quarter).enumerate() {
+                let w = self.backward.at(parts + i);
+                let v = [0, 1].map(|k| self.backward.at(2 * (parts + i) + k));
                 let (half, other) = part.split_at_mut(2 * quarter);
                 let (one, two) = half.split_at_mut(quarter);
                 let (three, four) = other.split_at_mut(quarter);
                 for (((a, b), c), d) in one.iter_mut().zip(two).zip(three).zip(four) {
                     let (x, y) = butterfly(*a, *b, v[0]);
                     let (z, t) = butterfly(*c, *d, v[1]);
-                    (*a, *c) = butterfly(x, z, *w);
-                    (*b, *d) = butterfly(y, t, *w);
+                    (*a, *c) = butterfly(x, z, w);
+                    (*b, *d) = butterfly(y, t, w);
                 }
             }
             parts /= 2;
