@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind import products
 from tidegate.protocols.channel import CarrierError, PeerError
-from tidegate.protocols.primitives.bfv import RESULT_BYTES, UPLOAD_BYTES, BrandKey
-from tidegate.protocols.primitives.fixed_point import T, total
+from tidegate.protocols.primitives.bfv import SUM_BYTES, UPLOAD_BYTES, BrandKey
+from tidegate.protocols.primitives.fixed_point import T
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import simulate
@@ -78,30 +77,89 @@ def test_the_transcript_depends_on_sizes_only():
     assert some == shapes(np.zeros((n, d), np.int64), np.zeros(d, np.int64), np.zeros(n, np.int64))
 
 
-def test_slots_of_a_column_sum_show_the_sum_alone(monkeypatch):
-    opened = []
-    decrypt = BrandKey.decrypt
-    monkeypatch.setattr(BrandKey, "decrypt", lambda key, result: opened.append(decrypt(key, result)) or opened[-1])
-    x = np.arange(SLOTS)[:, None] % 7
-    both(x, np.array([1]), np.ones(SLOTS, np.int64))
-    slots = opened[1]
-    assert total(slots) == int(x.sum())
-    assert chisquare(np.bincount((slots * np.uint64(64) // np.uint64(T)).astype(int), minlength=64)).pvalue > 1e-6
+def test_a_column_sum_travels_as_one_number_that_says_nothing_of_the_slots(monkeypatch):
+    """Two columns with the same total but other slots: what the brand opens is the total, what it gets is as long."""
+    received, opened = [], []
+    decrypt = BrandKey.decrypt_sum
+
+    def recording(key, data):
+        received.append(data)
+        opened.append(decrypt(key, data))
+        return opened[-1]
+
+    monkeypatch.setattr(BrandKey, "decrypt_sum", recording)
+    x = np.zeros((SLOTS, 2), np.int64)
+    x[0, 0], x[: 2**10, 1] = 2**10, 1
+    both(x, np.array([1, 1]), np.ones(SLOTS, np.int64))
+    assert opened == [2**10, 2**10]
+    assert [len(data) for data in received] == [SUM_BYTES] * 2
 
 
-def test_without_the_mask_the_slots_of_a_column_sum_show_rows(monkeypatch):
-    opened = []
-    decrypt = BrandKey.decrypt
-    monkeypatch.setattr(BrandKey, "decrypt", lambda key, result: opened.append(decrypt(key, result)) or opened[-1])
-    monkeypatch.setattr(products, "masked_total", lambda value, _: np.zeros(SLOTS, np.uint64))
-    both(np.arange(SLOTS)[:, None] % 7, np.array([1]), np.ones(SLOTS, np.int64))
-    assert opened[1].max() == 6
+@given(threads=st.integers(1, 4), items=st.lists(st.integers(), max_size=40))
+def test_work_that_is_spread_comes_back_in_order(threads, items):
+    assert list(products.spread(lambda item: 2 * item, items, threads)) == [2 * item for item in items]
 
 
-def test_masks_that_add_up_are_uniform_otherwise():
-    mask = products.masked_total(-5, randomness("mask"))
-    assert total(mask) == T - 5
-    assert chisquare(np.bincount((mask * np.uint64(64) // np.uint64(T)).astype(int), minlength=64)).pvalue > 1e-6
+def test_work_is_taken_no_more_than_a_few_items_ahead():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    spread_out = products.spread(lambda item: item, items(), threads=2)
+    assert [next(spread_out) for _ in range(3)] == [0, 1, 2]
+    assert len(taken) <= 3 + 2 * 2 + 1
+
+
+def test_an_error_in_a_thread_ends_the_work():
+    def failing(item):
+        if item == 3:
+            raise PeerError("a bad one")
+        return item
+
+    spread_out = products.spread(failing, range(10), threads=2)
+    assert [next(spread_out) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(PeerError, match="a bad one"):
+        next(spread_out)
+
+
+def test_neither_results_nor_bytes_depend_on_the_number_of_threads(monkeypatch):
+    rng = np.random.default_rng(5)
+    x, w = rng.integers(-512, 513, (3 * SLOTS, 3)), rng.integers(-9, 9, 3)
+
+    def line(threads):
+        lines = []
+        monkeypatch.setattr(products, "_threads", lambda: threads)
+
+        async def as_brand(channel):
+            lines.append(channel)
+            key = await products.open_brand(channel, randomness("brand"))
+            rows = await products.rows_brand(channel, key, w, len(x))
+            return rows, await products.columns_brand(channel, key, np.ones(len(x), np.int64), 3)
+
+        async def as_media(channel):
+            lines.append(channel)
+            stream = randomness("media")
+            public = await products.open_media(channel)
+            await products.rows_media(channel, public, x, randomness=stream)
+            await products.columns_media(channel, public, x, randomness=stream)
+
+        simulate(as_brand, as_media)
+        return [one.sent for one in lines]
+
+    assert line(1) == line(3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, SLOTS), d=st.integers(0, 5), seed=st.integers(0, 2**32 - 1), extreme=st.booleans())
+def test_products_with_residues_are_exact(n, d, seed, extreme):
+    rng = np.random.default_rng(seed)
+    x = np.full((n, d), -(2**15), np.int16) if extreme else rng.integers(-512, 513, (n, d)).astype(np.int16)
+    v = np.full(n, T - 1, np.uint64) if extreme else rng.integers(0, T, n, dtype=np.uint64)
+    clear = [sum(int(a) * int(b) for a, b in zip(column, v, strict=True)) % T for column in x.T]
+    assert products.dots(x, v) == clear
 
 
 @pytest.mark.parametrize("parts", [[], [bytes(UPLOAD_BYTES)] * 3, [bytes(UPLOAD_BYTES - 8)] * 2, [b""] * 2])
@@ -119,7 +177,7 @@ def test_a_brand_that_sends_other_uploads_is_refused(parts):
         simulate(media, liar)
 
 
-@pytest.mark.parametrize("parts", [[], [bytes(RESULT_BYTES)] * 2, [bytes(8)], [b"\xff" * RESULT_BYTES]])
+@pytest.mark.parametrize("parts", [[], [bytes(SUM_BYTES)] * 2, [bytes(8)], [b"\xff" * SUM_BYTES]])
 def test_a_media_that_answers_otherwise_is_refused(parts):
     async def brand(channel):
         key = await products.open_brand(channel, Randomness.system())
@@ -128,7 +186,7 @@ def test_a_media_that_answers_otherwise_is_refused(parts):
     async def liar(channel):
         await products.open_media(channel)
         await channel.recv(products.Uploads)
-        await channel.send(products.Results(tuple(parts)))
+        await channel.send(products.Sums(tuple(parts)))
 
     with pytest.raises(PeerError):
         simulate(brand, liar)

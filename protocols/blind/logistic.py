@@ -64,7 +64,6 @@ from .descent import Descent, newton
 from .fourier import HARMONICS, PERIOD, Series, brand_factors, factor_bits, media_factors, sigmoid_series
 from .products import (
     Columns,
-    combined,
     dots,
     load_uploads,
     open_brand,
@@ -351,7 +350,7 @@ def masked_residuals(
     """Step 4 for one block: what goes to the brand, and -rho. share is v, the sum of all medias' shares."""
     own: list[Plaintext | None] = [public.encode(modulo(factor)) for factor in media_factors(share, bits)]
     rho = stream.integers(T, SLOTS)
-    return public.sanitise(combined(public, factors, own), rho, stream), minus(rho)
+    return public.sanitise(public.combine(factors, own), rho, stream), minus(rho)
 
 
 class GradientSums:

@@ -19,6 +19,7 @@ brand that sends Enc(e_i) for v reads row i. Sizes are checked, contents cannot 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,17 +33,17 @@ from ..channel import MIB, Channel, Message, PeerError
 from ..primitives.bfv import (
     PUBLIC_KEY_BYTES,
     RESULT_BYTES,
+    SUM_BYTES,
     UPLOAD_BYTES,
     BrandKey,
     Ciphertext,
     Plaintext,
     PublicKey,
+    engine,
 )
-from ..primitives.fixed_point import IntArray, T, UInt64Array, centred, modulo, total
+from ..primitives.fixed_point import IntArray, T, UInt64Array, centred, modulo
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
-
-SUM_BYTES = RESULT_BYTES
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -109,7 +110,7 @@ def spread(function: Callable[[Item], Found], items: Iterable[Item], threads: in
 
 
 def _threads() -> int:
-    return 1
+    return min(_MOST_THREADS, os.cpu_count() or 1) if engine() == "native" else 1
 
 
 def streams(randomness: Randomness) -> Iterator[Randomness]:
@@ -160,7 +161,7 @@ class Columns:
 
     def row_sums(self, block: int, weights: list[Ciphertext]) -> Ciphertext | None:
         """Enc(sum_j w_j X_j) for the rows of one block."""
-        return combined(self._public, weights, [self.factor(block, column) for column in range(self.columns)])
+        return self._public.combine(weights, [self.factor(block, column) for column in range(self.columns)])
 
     def add_column_sums(self, sums: list[Ciphertext | None], block: int, vector: Ciphertext) -> None:
         """sums[j] += Enc(v X_j, slot by slot) for one block."""
@@ -208,7 +209,7 @@ async def send_sums(channel: Channel, sums: Iterable[bytes]) -> None:
 async def receive_sums(channel: Channel, key: BrandKey, count: int) -> AsyncIterator[int]:
     """What exactly `count` sums open to, modulo T. Raises PeerError where the messages hold another number."""
     async for part in _receive(channel, Sums, count):
-        yield total(key.decrypt(part))
+        yield key.decrypt_sum(part)
 
 
 async def load_uploads(channel: Channel, public: PublicKey, count: int) -> AsyncIterator[Ciphertext]:
@@ -301,21 +302,6 @@ async def columns_media(
     await send_sums(channel, sanitised_sums(public, sums, (int(value) for value in extra), randomness))
 
 
-def masked_total(value: int, randomness: Randomness) -> UInt64Array:
-    """8192 residues, uniform among those that add up to `value` modulo T."""
-    mask = randomness.integers(T, SLOTS)
-    mask[0] = (value - total(mask[1:])) % T
-    return mask
-
-
-def combined(public: PublicKey, ciphertexts: list[Ciphertext], factors: list[Plaintext | None]) -> Ciphertext | None:
-    """sum_i ciphertext_i * factor_i, slot by slot; None factors stand for zeros."""
-    sum_: Ciphertext | None = None
-    for ciphertext, factor in zip(ciphertexts, factors, strict=True):
-        sum_ = public.add_product(sum_, ciphertext, factor)
-    return sum_
-
-
 def sanitised_sums(
     public: PublicKey, sums: Iterable[Ciphertext | None], added: Iterable[int], randomness: Randomness
 ) -> Iterator[bytes]:
@@ -323,6 +309,6 @@ def sanitised_sums(
 
     def sanitised(item: tuple[Ciphertext | None, int, Randomness]) -> bytes:
         sum_, value, stream = item
-        return public.sanitise(sum_, masked_total(value, stream), stream)
+        return public.sanitise_sum(sum_, value % T, stream)
 
     return spread(sanitised, zip(sums, added, streams(randomness), strict=False))
