@@ -18,6 +18,7 @@ from tidegate.protocols.channel import TidegateError
 from tidegate.wire.contract import Contract, Step
 
 from . import policy
+from .agreed import terms
 from .campaign import few_columns
 from .store import FINAL, Campaign, Offer, Run, Store
 
@@ -124,15 +125,8 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
         )
     console.print(parties)
     say("")
-    say(f"Matched on: {', '.join(key.kind for key in made.keys)}")
-    if made.total.column:
-        say(_total(made))
-    if made.label.column:
-        say(f'Good customers: those of {made.role("brand").name} with "{made.label.column}" = "{made.label.positive}"')
-    if made.holdout.column:
-        say(f'Held out to measure quality: rows with "{made.holdout.column}" = "{made.holdout.value}"')
-    elif made.holdout.percent:
-        say(f"Held out to measure quality: {made.holdout.percent} % of the matched rows, drawn at random")
+    for name, text in terms(made).items():
+        say(f"{name}: {text}")
     for party in made.parties:
         used = made.features.get(party.name, ())
         say(f"Columns of {party.name}: {', '.join(used) if used else 'none'}")
@@ -143,13 +137,6 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
         say(line)
     for problem in problems:
         say(f"Not acceptable here: {problem.text}{f' ({problem.hint})' if problem.hint else ''}", "red")
-
-
-def _total(made: Contract) -> str:
-    total, cap = made.total, made.total.cap / 10**made.total.decimals
-    whose = " and ".join(party.name for party in made.parties if party.role == total.role)
-    noise = made.guards.count_noise * cap
-    return f'Added up: "{total.column}" of {whose}, each value cut to 0 to {cap:,}; the sum has noise of {noise:,}'
 
 
 def steps(made: Contract) -> None:
@@ -220,16 +207,16 @@ def changes(store: Store, campaign: Campaign, me: str) -> list[str]:
 
 def _differences(before: Contract, now: Contract) -> Iterable[str]:
     pairs: dict[str, Callable[[Contract], str]] = {
-        "keys": lambda made: ", ".join(key.kind for key in made.keys),
-        "sum": lambda made: _total(made) if made.total.column else "none",
-        "label": lambda made: f"{made.label.column} = {made.label.positive}",
-        "hold-out": lambda made: f"{made.holdout.column} {made.holdout.value} {made.holdout.percent or ''}".strip(),
         "steps": lambda made: ", ".join(f"{step.name} {_settings(step.settings)}".strip() for step in made.steps),
         "guards": lambda made: str(made.guards),
         "data sets": lambda made: ", ".join(
             f"{party.data.name} {party.data.commitment[:12]}" for party in made.parties
         ),
     }
+    old_terms, new_terms = terms(before), terms(now)
+    for name in dict.fromkeys([*old_terms, *new_terms]):
+        if old_terms.get(name) != new_terms.get(name):
+            yield f"{name[:1].lower()}{name[1:]}: {old_terms.get(name, 'none')} -> {new_terms.get(name, 'none')}"
     for name, read in pairs.items():
         if read(before) != read(now):
             yield f"{name}: {read(before)} -> {read(now)}"

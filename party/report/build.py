@@ -11,6 +11,7 @@ from typing import Any
 from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import Contract
 
+from ..agreed import terms
 from . import page
 from .wording import listed
 
@@ -52,6 +53,7 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         "expires_s": contract.expires_s,
         "label": asdict(contract.label),
         "keys": [key.kind for key in contract.keys],
+        "terms": terms(contract),
         "parties": [asdict(other) for other in contract.parties],
         "protocols": [{**asdict(step), "name": step.name} for step in contract.steps],
         "guards": asdict(contract.guards),

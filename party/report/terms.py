@@ -9,7 +9,7 @@ from typing import Any
 from tidegate.protocols.catalog import CATALOG
 
 from .markup import Column, Html, Row, card, element, joined, lines, opening, table, two
-from .wording import count, listed, seconds, size
+from .wording import count, seconds, size
 
 Report = Mapping[str, Any]
 
@@ -27,6 +27,7 @@ _STEPS = {
     "train": "Train",
     "score": "Score",
     "expand": "Lookalikes",
+    "measure": "What it brought",
 }
 
 
@@ -89,14 +90,12 @@ def cost(report: Report) -> Html:
 
 
 def contract(report: Report) -> Html:
-    label = report["label"]
     entries: list[tuple[str, object]] = [
         ("hash", element("code", report["contract"])),
         ("software", f"tidegate {report['software']}"),
         ("proposed", _time(report["created_s"])),
         ("expires", _time(report["expires_s"])),
-        *([("good customer", f"{label['column']} = {label['positive']}")] if label["column"] else []),
-        ("matched on", listed(report["keys"])),
+        *((name.lower(), text) for name, text in report["terms"].items()),
     ]
     for step in report["protocols"]:
         settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step["settings"].items()))

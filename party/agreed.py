@@ -1,0 +1,94 @@
+"""What a contract says, in sentences for the people who sign it: on the terminal, in the report, in comparisons."""
+
+from __future__ import annotations
+
+from tidegate.protocols.catalog import CATALOG
+from tidegate.wire.contract import Contract
+
+
+def terms(made: Contract) -> dict[str, str]:
+    """A sentence for each thing that a contract settles beside parties, steps, guards and columns, under a short name.
+
+    What a contract does not have is not in it.
+    """
+    found = {
+        "Matched on": ", ".join(key.kind for key in made.keys),
+        "Who matched": _alignment(made),
+        "Added up": _total(made),
+        "Good customers": _label(made),
+        "Held out to measure quality": _holdout(made),
+        "Model": _model(made),
+        "Differential privacy": _privacy(made),
+        "Measured": _outcome(made),
+        "Audit": _audit(made),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _alignment(made: Contract) -> str:
+    match = next((step for step in made.steps if step.step == "match"), None)
+    if match is None or CATALOG[match.protocol].alignment != "hidden":
+        return ""
+    media = made.role("media")
+    return f"{media.name} does not learn it; later steps run over all of its {media.data.rows:,} rows"
+
+
+def _total(made: Contract) -> str:
+    total = made.total
+    if not total.column:
+        return ""
+    cap = total.cap / 10**total.decimals
+    whose = " and ".join(party.name for party in made.parties if party.role == total.role)
+    noise = made.guards.count_noise * cap
+    return f'"{total.column}" of {whose}, each value cut to 0 to {cap:,}; the sum has noise of {noise:,}'
+
+
+def _label(made: Contract) -> str:
+    brand, label = made.role("brand").name, made.label
+    if label.seeds:
+        return f"everybody in the data set of {brand}, told from people drawn among the media's others"
+    if not label.column:
+        return ""
+    weight = f', each row counting as much as its "{label.weight}" says' if label.weight else ""
+    return f'those of {brand} with "{label.column}" = "{label.positive}"{weight}'
+
+
+def _holdout(made: Contract) -> str:
+    if made.holdout.column:
+        return f'rows with "{made.holdout.column}" = "{made.holdout.value}"'
+    return f"{made.holdout.percent} % of the matched rows, drawn at random" if made.holdout.percent else ""
+
+
+def _model(made: Contract) -> str:
+    if not made.model:
+        return ""
+    trains = any(step.step == "train" for step in made.steps)
+    return f"training starts from that of campaign {made.model}" if trains else f"that of campaign {made.model}"
+
+
+def _privacy(made: Contract) -> str:
+    if not made.privacy.epsilon_milli:
+        return ""
+    epsilon = made.privacy.epsilon_milli / 1000
+    return f"epsilon {epsilon:g}, delta 1e-{made.privacy.delta_exponent}, for what training and insight release"
+
+
+def _outcome(made: Contract) -> str:
+    outcome, unit = made.outcome, 10**made.outcome.decimals
+    if not outcome.campaign:
+        return ""
+    bought = (
+        f'those with "{outcome.converted}" = "{outcome.positive}"' if outcome.converted else "everybody in its data set"
+    )
+    spent = f'; spent: "{outcome.spend}", each value cut to 0 to {outcome.cap / unit:,}' if outcome.spend else ""
+    cost = f"; the campaign cost {outcome.cost / unit:,}" if outcome.cost else ""
+    who = f"audience {outcome.tier} of campaign {outcome.campaign} against its people left alone"
+    return f"{who}; bought have, at {made.role('brand').name}, {bought}{spent}{cost}"
+
+
+def _audit(made: Contract) -> str:
+    return (
+        f"{made.role('brand').name} keeps what an auditor needs to derive its part of each run again"
+        if made.audit
+        else ""
+    )
