@@ -44,6 +44,10 @@ _VECTORS = (
 )
 _WEIGHTS = "the encrypted weights are the trained model: the media cannot check it"
 _OUTCOMES = "the encrypted vectors are who bought and what they spent: the media cannot check it"
+_TOGETHER = (
+    "the brand works together with none of the media: with any of them it could open the score of every customer that "
+    "all have in common, and with it the parts of the other media"
+)
 _NO_FLOOR = (
     "the brand keeps the least numbers of people and of good customers by itself: the media, which does not know how "
     "many matched, cannot check them"
@@ -316,6 +320,33 @@ _ENTRIES = (
         granted=_TRAIN_GRANTS,
     ),
     Entry(
+        name="train.fourier-lr-several@1",
+        step="train",
+        needs=("match",),
+        title="Train one logistic model on the columns of the brand and of all media without opening a row",
+        learns={
+            "brand": (
+                "the model: its own weights, and each media's weights in a secret basis that only this media knows",
+                "in each of at most {train_steps} optimiser steps one gradient sum per column, and each media's column "
+                "variances in its secret basis",
+                "of each hold-out row the exact sum of all media's parts of its score (for the quality figures), and "
+                "of no media's part alone",
+            ),
+            "media": (
+                "which of its matched people all the other media matched too, which of these are in the training part "
+                "and which are held out",
+                "seeds of masks that it shares with other media, which open nothing without the brand's key",
+                "nothing else: labels, residuals, weights and gradients stay encrypted or with the brand, and the "
+                "other media's columns with them",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_VECTORS, _TOGETHER),
+        alignment="shown",
+        several=True,
+        granted={"early_stop": _TRAIN_GRANTS["early_stop"]},
+    ),
+    Entry(
         name="score.rows@1",
         step="score",
         needs=("match", "train"),
@@ -343,6 +374,26 @@ _ENTRIES = (
         },
         assumes=(_WEIGHTS, _NO_FLOOR),
         alignment="hidden",
+    ),
+    Entry(
+        name="score.rows-several@1",
+        step="score",
+        needs=("match", "train"),
+        title="Score the customers that the brand has in common with all media",
+        learns={
+            "brand": (
+                "one score per customer matched with all media, the sum of all media's parts, blurred so that about "
+                "{score_levels} levels can be told apart, and of no media's part alone",
+            ),
+            "media": (
+                "that the rows that all have in common were scored once more",
+                "seeds of masks that it shares with other media, which open nothing without the brand's key",
+            ),
+            "coordinator": _COORDINATOR,
+        },
+        assumes=(_WEIGHTS, _TOGETHER),
+        alignment="shown",
+        several=True,
     ),
     Entry(
         name="expand.rows@1",
