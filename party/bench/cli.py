@@ -154,17 +154,18 @@ def accuracy(
         Path | None, typer.Option(help="Folder with the data sets; the demo's records if left out.")
     ] = None,
     splits: Annotated[int, typer.Option(min=1, max=20, help="Divisions into training and test rows.")] = 5,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Train under hidden alignment.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Blind training beside scikit-learn on pooled tables, and what is claimed where joining brings nothing."""
     from .accuracy import bench, lines
 
     if as_json:
-        typer.echo(json.dumps(bench(data, splits, lambda _: None)))
+        typer.echo(json.dumps(bench(data, splits, hidden, lambda _: None)))
         return
     console = Console()
     with console.status("Reading ...") as status:
-        figures = bench(data, splits, lambda what: status.update(f"Training on {what} ..."))
+        figures = bench(data, splits, hidden, lambda what: status.update(f"Training on {what} ..."))
     columns = ("data", "figure", "alone", "blind", "pooled", "differs", "worst", "at most")
     shown = Table(*columns, title=f"tidegate bench accuracy, mean of {splits} splits")
     for line in lines(figures):

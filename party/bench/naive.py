@@ -1,7 +1,7 @@
 """`tidegate bench naive`: scores of the media's rows by our product, beside the loops that tutorials show.
 
 A tutorial encrypts the brand's weights once and multiplies them with each row by itself: one ciphertext comes back for
-every row. Rows are measured until `LOOP_S` is over, and the time of all of them is extrapolated, which the figures say.
+every row. Rows are measured for a few seconds, and the time of all of them is extrapolated, which the figures say.
 Everything runs in this process, messages through their bytes; encryption of the weights, products, serialising of each
 result and its decryption count on either side. Ours rounds a row's values to 1/64 and re-randomises and floods every
 result; the loops do neither, so that their results tell the brand more than scores.
@@ -48,11 +48,11 @@ class Scored:
     largest_error: float
 
 
-Engine = Callable[[FloatArray, FloatArray], Scored]
+Engine = Callable[[FloatArray, FloatArray, float], Scored]
 
 
-def bench(rows: int, columns: int) -> dict[str, Any]:
-    """Figures of our own scoring of all `rows`, and of each loop over some of them."""
+def bench(rows: int, columns: int, loop_s: float = LOOP_S) -> dict[str, Any]:
+    """Figures of our own scoring of all `rows`, and of each loop over as many as `loop_s` is enough for."""
     rng = np.random.default_rng(1)
     x, weights = np.clip(rng.standard_normal((rows, columns)), -5, 5), rng.standard_normal(columns)
     engines = [_figures("tidegate", __version__, "", blind_product(x, weights), rows)]
@@ -63,7 +63,7 @@ def bench(rows: int, columns: int) -> dict[str, Any]:
             engines.append({"engine": name, "absent": f"not installed; to measure it: pip install {package}"})
             continue
         version = importlib.metadata.version(package)
-        engines.append(_figures(name, version, setting, engine(x, weights), rows))
+        engines.append(_figures(name, version, setting, engine(x, weights, loop_s), rows))
     for each in engines[1:]:
         if "seconds" in each:
             each["times_ours"] = round(each["seconds"] / max(engines[0]["seconds"], 1e-3))
@@ -99,7 +99,7 @@ def blind_product(x: FloatArray, weights: FloatArray) -> Scored:
     return Scored(0.0, len(x), time.perf_counter() - began, sent, _off(scores, x, weights))
 
 
-def ckks_loop(x: FloatArray, weights: FloatArray) -> Scored:
+def ckks_loop(x: FloatArray, weights: FloatArray, loop_s: float) -> Scored:
     """TenSEAL's first tutorial: a CKKS vector and its `dot` with each row."""
     began = time.perf_counter()
     own = tenseal.context(tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[60, 40, 40, 60])
@@ -111,10 +111,10 @@ def ckks_loop(x: FloatArray, weights: FloatArray) -> Scored:
         sent = encrypted.dot(row.tolist()).serialize()
         return tenseal.ckks_vector_from(own, sent).decrypt()[0], len(sent)
 
-    return _looped(product, x, weights, time.perf_counter() - began)
+    return _looped(product, x, weights, loop_s, time.perf_counter() - began)
 
 
-def bfv_loop(x: FloatArray, weights: FloatArray) -> Scored:
+def bfv_loop(x: FloatArray, weights: FloatArray, loop_s: float) -> Scored:
     """The same with a BFV vector of integers, 2^10 to the unit."""
     began = time.perf_counter()
     own = tenseal.context(tenseal.SCHEME_TYPE.BFV, poly_modulus_degree=8192, plain_modulus=T)
@@ -125,10 +125,10 @@ def bfv_loop(x: FloatArray, weights: FloatArray) -> Scored:
         sent = encrypted.dot(_integers(row)).serialize()
         return tenseal.bfv_vector_from(own, sent).decrypt()[0] / BFV_UNIT**2, len(sent)
 
-    return _looped(product, x, weights, time.perf_counter() - began)
+    return _looped(product, x, weights, loop_s, time.perf_counter() - began)
 
 
-def paillier_loop(x: FloatArray, weights: FloatArray) -> Scored:
+def paillier_loop(x: FloatArray, weights: FloatArray, loop_s: float) -> Scored:
     """A loop over phe's encrypted numbers: a power for each value, a product for each sum."""
     paillier = importlib.import_module("phe.paillier")
     began = time.perf_counter()
@@ -141,7 +141,7 @@ def paillier_loop(x: FloatArray, weights: FloatArray) -> Scored:
             total = total + weight * float(value)
         return private.decrypt(total), (total.ciphertext().bit_length() + 7) // 8
 
-    return _looped(product, x, weights, time.perf_counter() - began)
+    return _looped(product, x, weights, loop_s, time.perf_counter() - began)
 
 
 LOOPS: tuple[tuple[str, str, str, Engine], ...] = (
@@ -159,10 +159,10 @@ def _at_the_media(own: Any, vector: Any, read: Callable[[Any, bytes], Any]) -> A
 
 
 def _looped(
-    product: Callable[[FloatArray], tuple[float, int]], x: FloatArray, weights: FloatArray, once_s: float
+    product: Callable[[FloatArray], tuple[float, int]], x: FloatArray, weights: FloatArray, loop_s: float, once_s: float
 ) -> Scored:
     scores, sent, began = [], 0, time.perf_counter()
-    for row in _until(x, began + LOOP_S):
+    for row in _until(x, began + loop_s):
         score, size = product(row)
         scores.append(score)
         sent += size
