@@ -67,7 +67,7 @@ from tidegate.wire.contract import (
     Total,
 )
 
-from . import policy
+from . import models, policy
 from .config import Home
 from .data import table
 from .dataset import is_unchanged
@@ -297,6 +297,8 @@ class _Form:
             features = model.contract.features
         else:
             features = self.features(home, brand, offers, label, holdout, outcome, steps)
+            if model is not None:
+                self.model_features(model, features)
         if self.checked.mistakes:
             return None
         if brand is None or len(offers) != len(media):
@@ -536,7 +538,7 @@ class _Form:
         if "model" not in self.raw:
             return None
         named = self.value_text(raw, "model.campaign", "the short name of a campaign that has trained")
-        kept = {each.short: each for each in store.campaigns() if has_model(home, store, each)}
+        kept = {each.short: each for each in store.campaigns() if models.is_kept(home, store, each)}
         if not named or named not in kept:
             if named:
                 hint = _near(named, kept) or f"kept here: {_listed(kept)}; see `tidegate party models list`"
@@ -676,11 +678,9 @@ class _Form:
         if name == "train":
             return self.training(own, named, guards, seeds=CATALOG[protocol].seeds)
         if name == "expand":
-            if model is not None and "train" not in named:
-                trained = next(step for step in model.contract.steps if step.step == "train")
-                if not (trained.settings.get("lookalike_steps") or CATALOG[trained.protocol].seeds):
-                    found = f"{model.short}, which trained none"
-                    self.wrong("model.campaign", "a campaign with a model for other people", found, "train with expand")
+            if model is not None and "train" not in named and not models.trains_lookalike(model.contract):
+                found = f"{model.short}, which trained none"
+                self.wrong("model.campaign", "a campaign with a model for other people", found, "train with expand")
             control = self.integer(own, "steps.expand.control", *policy.CONTROL_PERCENT, 0)
             return {**self.audiences(own), "control_percent": control}
         return {}
@@ -937,6 +937,16 @@ class _Form:
             found[offer.partner] = self.chosen(raw, "features.media", offer.columns, set(), of, least=1)
         return found
 
+    def model_features(self, model: Campaign, features: dict[str, tuple[str, ...]]) -> None:
+        """Notes columns that differ from those of the model that training starts from."""
+        for name in features:
+            before, now = set(model.contract.features.get(name, ())), set(features[name])
+            if before != now:
+                listed = f"{_listed(sorted(before))} of {name}, as the model {model.short} has them"
+                more, less = _listed(sorted(now - before)), _listed(sorted(before - now))
+                hint = "list them, or train without [model]"
+                self.wrong("model.campaign", listed, f"more: {more}; missing: {less}", hint)
+
     def chosen(
         self, raw: dict[str, Any], key: str, columns: list[dict[str, Any]], used: set[str], of: str, *, least: int
     ) -> tuple[str, ...]:
@@ -1004,13 +1014,6 @@ def few_columns(media_features: tuple[str, ...], steps: tuple[Step, ...]) -> lis
 def _is_constant(column: dict[str, Any]) -> bool:
     # Ranges are percentiles rounded outward, so they cannot say it: `data add` counts.
     return bool(column["constant"])
-
-
-def has_model(home: Home, store: Store, campaign: Campaign) -> bool:
-    """Whether the models that a campaign has trained are kept here."""
-    trained = [index for index, step in enumerate(campaign.contract.steps) if step.step == "train"]
-    kept = home.results(campaign.contract.short, "train") / "model.json"
-    return bool(trained) and store.committed_run(campaign.hash, trained[0]) is not None and kept.exists()
 
 
 def _left_alone(campaign: Campaign) -> bool:

@@ -30,7 +30,8 @@ class Job:
     keys: the column of each kind of identifier; given: the form of those that hold digests.
     tokens: where the tokens of epochs are kept; campaigns: the results of all campaigns; cache: what can be made again.
     channels: the line to each party that this one talks to, by name; where there is but one, the role gets it anyway.
-    spent: what of a budget is spent. max_epsilon: this party's limit of differential privacy for all campaigns.
+    reserve: raises unless so much of a budget can still be charged; spent: what of it is spent.
+    max_epsilon: this party's limit of differential privacy for all campaigns.
     earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
     """
 
@@ -51,6 +52,7 @@ class Job:
     campaigns: Path = Path("campaigns")
     cache: Path = Path("cache")
     channels: Mapping[str, Channel] = field(default_factory=dict)
+    reserve: Callable[[str, int, int], None] = lambda _kind, _amount, _limit: None
     spent: Callable[[str], int] = lambda _kind: 0
     max_epsilon: float = 4.0
 

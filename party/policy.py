@@ -38,6 +38,7 @@ from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyErr
 from tidegate.wire.contract import Contract, ContractParty, Guards, Step, signed_bytes
 from tidegate.wire.identity import verify_signature
 
+from . import models
 from .config import Home
 from .dataset import is_unchanged
 from .store import FINAL, Campaign, Store
@@ -126,7 +127,8 @@ def load(home: Home) -> Policy:
 def problems(home: Home, store: Store, contract: Contract, now_s: float, *, files: bool = True) -> list[TidegateError]:
     """Everything for which this party may not take part in a contract, the gravest first; empty if it may.
 
-    `files` also reads the registered file again and compares it with what the contract names.
+    `files` also reads the registered file again and compares it with what the contract names, and looks whether its
+    model is kept and its training fits into the ledger.
     """
     found: list[TidegateError] = []
     policy = load(home)
@@ -143,8 +145,10 @@ def problems(home: Home, store: Store, contract: Contract, now_s: float, *, file
         _gather(found, check, home, store, contract, policy, now_s)
     if not found:
         _gather(found, _check_data, home, store, contract, policy, now_s)
-    if not found and files:
-        _gather(found, _check_file, home, store, contract, policy, now_s)
+    # Before a run its worker looks at both of them, and can tell the peer's people.
+    for check in (_check_model, _check_ledger, _check_file) if files else ():
+        if not found:
+            _gather(found, check, home, store, contract, policy, now_s)
     return found
 
 
@@ -388,7 +392,7 @@ def _check_audiences(expand: Step) -> None:
 
 def _check_training(contract: Contract, steps: dict[str, Step]) -> None:
     settings = steps["train"].settings
-    total = int(str(settings["steps"])) + int(str(settings["lookalike_steps"]))
+    total = optimiser_steps(steps["train"])
     if total > contract.guards.train_steps:
         raise PolicyError(
             f"training takes {total} steps, guards.train_steps allows {contract.guards.train_steps}",
@@ -472,6 +476,33 @@ def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
     shown = {column["name"] for column in offer.columns}
     if {*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown:
         raise PolicyError(f"the contract asks for columns that were not offered to {brand}", "refuse it")
+
+
+def _check_model(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    models.check(home, store, contract)
+
+
+def _check_ledger(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    """Whether the media's data set can give away as many optimiser steps as the contract may take."""
+    me = contract.party(home.name())
+    if me.role != "media":
+        return
+    for index, step in enumerate(contract.steps):
+        if step.step == "train":
+            store.check_room(
+                store.dataset(me.data.name).digest,
+                contract.role("brand").name,
+                "train_steps",
+                optimiser_steps(step),
+                contract.guards.train_steps,
+                contract.hash,
+                index,
+            )
+
+
+def optimiser_steps(step: Step) -> int:
+    """The most that a step of training takes, all its models together."""
+    return sum(int(str(step.settings[name])) for name in ("steps", "lookalike_steps"))
 
 
 def _check_file(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:

@@ -706,6 +706,24 @@ class Store:
                 {"kind": kind, "amount": amount, "partner": partner, "total": total},
             )
 
+    def check_room(
+        self, digest: str, partner: str, kind: str, amount: int, limit: int, contract: bytes, step: int
+    ) -> None:
+        """PolicyError unless a step may still spend `amount` of a budget; asked before it answers anything.
+
+        What earlier attempts at the same step have spent counts as its own.
+        """
+        with self._read() as db:
+            before = self._spent(db, digest, partner, kind)
+        before.pop(f"{contract.hex()}/{step}", None)
+        left = max(0, limit - _total(kind, before))
+        if amount > left:
+            raise PolicyError(
+                f"the budget of this data set towards {partner} has {left} of {limit} {kind} left, "
+                f"this campaign may need {amount}",
+                "ask for fewer; newer data has a new budget, and `tidegate party budget` shows what was spent on this",
+            )
+
     def renew(self, contract: bytes) -> None:
         """Notes that a person agrees to three more attempts at each step of this contract."""
         with self._write() as db:

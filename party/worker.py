@@ -25,7 +25,7 @@ from tidegate.wire.contract import Contract, ContractParty
 from tidegate.wire.line import Line, open_line
 from tidegate.wire.session import Session, open_session
 
-from . import overlap, policy, retrace
+from . import models, overlap, policy, retrace
 from .config import Home
 from .data import table
 from .job import Job
@@ -87,6 +87,9 @@ async def attempt(order: Order) -> dict[str, Any]:
     def charge(kind: str, amount: int, limit: int) -> None:
         store.charge(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.run)
 
+    def reserve(kind: str, amount: int, limit: int) -> None:
+        store.check_room(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.step)
+
     def spent(kind: str) -> int:
         return store.spent(registered.digest, peers[0].name, kind)
 
@@ -110,7 +113,7 @@ async def attempt(order: Order) -> dict[str, Any]:
                 step=order.step,
                 my_name=me.name,
                 peer_name=peer.name,
-                inputs=_known_to(contract, peer, order.earlier),
+                inputs=_known_to(contract, peer, order.earlier) | models.run_used(store, contract),
                 software=__version__,
                 on_message=progress.on_message,
             )
@@ -137,6 +140,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             channels={
                 peer.name: keeping.channel(session, peer.name) for peer, session in zip(peers, sessions, strict=True)
             },
+            reserve=reserve,
             spent=spent,
             max_epsilon=policy.load(home).max_epsilon,
         )
