@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.party.data.features import Recipe, apply, fit
+from tidegate.party.data.features import Recipe, apply, fit, rescaled
 from tidegate.protocols.channel import ConfigError
 
 
@@ -37,6 +37,22 @@ def test_rows_come_back_in_the_order_asked_for() -> None:
     recipe = fit(table, ["x"], _all(table))
     order = np.array([2, 0, 0, 1])
     np.testing.assert_array_equal(apply(recipe, table, order), apply(recipe, table, _all(table))[order])
+
+
+def test_a_recipe_rescaled_to_other_rows_has_the_same_features_and_scales_as_one_fitted_there() -> None:
+    rng = np.random.default_rng(2)
+    table = pa.table(
+        {
+            "x": rng.normal(10, 3, 600),
+            "flag": pa.array(["a"] * 200 + ["b"] * 200 + ["c"] * 50 + ["a"] * 150, pa.large_string()),
+            "constant later": pa.array([1.0, 2.0] * 150 + [7.0] * 300),
+        }
+    )
+    recipe, rows = fit(table, ["x", "flag", "constant later"], _all(table)), np.arange(300, 600)
+    moved, there = rescaled(recipe, table, rows), fit(table, ["x", "flag"], rows)
+    assert moved.names == recipe.names == ("x", "flag=b", "constant later")
+    np.testing.assert_allclose(apply(moved, table, rows)[:, :2], apply(there, table, rows))
+    assert (apply(moved, table, rows)[:, 2] == 0).all()
 
 
 def test_missing_numbers_become_the_mean_and_from_100_on_a_column_of_their_own() -> None:

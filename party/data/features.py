@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -158,6 +158,21 @@ def _each(recipe: Recipe, table: pa.Table, rows: IntArray) -> Iterator[tuple[int
         if values is None or feature.column != taken:
             taken, values = feature.column, _Values(table, feature.column, rows)
         yield j, feature, values
+
+
+def rescaled(recipe: Recipe, table: pa.Table, rows: IntArray) -> Recipe:
+    """The same features, with the mean and standard deviation that they have over other rows.
+
+    A feature that does not vary there keeps its standard deviation, and is 0 in them all.
+    """
+    found: list[Feature] = []
+    for _, feature, values in _each(recipe, table, rows):
+        there = values.of(feature.category, feature.missing)
+        there = there[~np.isnan(there)]
+        made = _fit_feature(feature.column, feature.category, feature.missing, there)
+        constant = replace(feature, mean=float(there[0])) if len(there) else feature
+        found.append(made or constant)
+    return Recipe(tuple(found), recipe.dropped)
 
 
 def apply(recipe: Recipe, table: pa.Table, rows: IntArray) -> FloatArray:
