@@ -1,7 +1,7 @@
 """Logistic regression over columns of two parties; nobody sees a row's logit or residual.
 
 The brand holds labels y in {0, 1}, sample weights and columns X_b (n, d_b), the media columns X_m (n, d_m) of the same
-rows in the same order. T is the plaintext modulus; a logit z stands as z T/P, P = 24. The figure, rows in blocks of
+rows in the same order. T is the plaintext modulus; a logit z stands as z T/P. The figure, rows in blocks of
 8192 (slot = row):
 
     set-up     media   X~ = X_m V L^-1/2: whitening.py
@@ -36,6 +36,7 @@ Evaluation" (Fourier series on additive shares). Here the brand's factors are en
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ from ..primitives.fixed_point import (
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
 from .descent import Descent, newton
-from .fourier import HARMONICS, PERIOD, Series, brand_factors, factor_bits, media_factors, sigmoid_series
+from .fourier import HARMONICS, Series, brand_factors, factor_bits, media_factors, sigmoid_series
 from .products import (
     Columns,
     dots,
@@ -84,6 +85,7 @@ MAX_STEPS = 12
 MAX_COLUMNS = 400
 MAX_ROWS = 2**24
 SUM_BITS = 16
+_REACH = 2.5
 _HELD_BYTES = 2**29
 _LOADED_BYTES = 6 * 8 * SLOTS
 
@@ -245,17 +247,42 @@ class Rows:
     own: OwnColumns
     y: FloatArray
     weights: FloatArray
+    size: float
     series: Series
-    unit: float
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray, weights: FloatArray, privacy: Privacy | None) -> Rows:
         """weights (n,) are 0 where a row is to vanish; x and y do not matter there."""
-        series = sigmoid_series(float(weights @ y / weights.sum()))
         size = float(weights.max()) if privacy else math.sqrt(float(np.mean(weights**2)))
-        unit = size * series.residual_bound(factor_bits(len(x)))
         own = OwnColumns.of(x * (weights > 0)[:, None], privacy.brand_norm if privacy else None)
-        return cls(own, y, weights, series, unit)
+        return cls(own, y, weights, size, sigmoid_series(float(weights @ y / weights.sum())))
+
+    @functools.cached_property
+    def unit(self) -> float:
+        return self.size * self.series.residual_bound(factor_bits(len(self.y)))
+
+    def at(self, theta: FloatArray) -> Rows:
+        """The same with a series for the logits there are at theta, as far as the brand can tell.
+
+        It knows its own part of each. Of the media's part it knows the standard deviation, which is |w~|, for whitened
+        columns have variance 1 and do not correlate.
+        """
+        split = 1 + len(self.own.scale)
+        reach = _REACH * float(np.linalg.norm(theta[split:]))
+        lowest, highest = math.inf, -math.inf
+        for rows in blocks(len(self.y)):
+            part = self.own.logits(rows, theta[:split])
+            here = self.weights[rows] > 0
+            lowest = min(lowest, float(part.min(where=here, initial=math.inf)))
+            highest = max(highest, float(part.max(where=here, initial=-math.inf)))
+        base_rate = float(self.weights @ self.y / self.weights.sum())
+        return dataclasses.replace(self, series=sigmoid_series(base_rate, lowest - reach, highest + reach))
+
+    def media_weights(self, theta: FloatArray) -> UInt64Array:
+        """Step 1: w~ as residues, for columns with 2^6 to the unit."""
+        split = 1 + len(self.own.scale)
+        scaled = theta[split:] * (T / (self.series.period * 2**FEATURE_BITS))
+        return modulo(np.rint(scaled).astype(np.int64))
 
     def uploads(self) -> Iterator[UInt64Array]:
         """Slots of all columns for the first block of rows, then for the next."""
@@ -266,7 +293,7 @@ class Rows:
     def factors(self, rows: slice, opened: UInt64Array, theta: FloatArray) -> Iterator[IntArray]:
         """Step 3 for one block: A_1, B_1, A_2, ... of rows whose masked logits at the media were opened."""
         count = rows.stop - rows.start
-        logits = np.rint(self.own.logits(rows, theta) * (T / PERIOD)).astype(np.int64)
+        logits = np.rint(self.own.logits(rows, theta) * (T / self.series.period)).astype(np.int64)
         share = plus(opened[:count], modulo(logits))
         return brand_factors(share, self.weights[rows] / self.unit, self.series, factor_bits(len(self.y)))
 
@@ -480,8 +507,9 @@ async def brand(
             await channel.send(Another(0 if stopped else 1))
         if stopped:
             break
-        sums = await _brand_step(channel, key, rows, descent.theta, len(scale))
-        gradients.append(rows.gradient(sums) + penalty * descent.theta)
+        there = rows.at(descent.theta)
+        sums = await _brand_step(channel, key, there, descent.theta, len(scale))
+        gradients.append(there.gradient(sums) + penalty * descent.theta)
         descent.step(gradients[-1])
     theta = descent.theta
     model = BrandModel(float(theta[0]), theta[1:split] / own_scale, theta[split:], scale)
@@ -544,8 +572,7 @@ async def _brand_step(channel: Channel, key: BrandKey, rows: Rows, theta: FloatA
     results (256 KiB) that the brand has not read yet.
     """
     split = 1 + len(rows.own.scale)
-    weights = np.rint(theta[split:] * (T / (PERIOD * 2**FEATURE_BITS))).astype(np.int64)
-    await send_uploads(channel, key.encrypt_constants(modulo(weights)))
+    await send_uploads(channel, key.encrypt_constants(rows.media_weights(theta)))
     mine = [0] * split
     parts = list(blocks(len(rows.y)))
     for number in range(len(parts) + 1):

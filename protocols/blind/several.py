@@ -47,7 +47,6 @@ from numpy.typing import NDArray
 from ..channel import Channel, ConfigError, DisagreementError, Message, PeerError
 from ..primitives.bfv import BrandKey, Ciphertext, Plaintext, PublicKey
 from ..primitives.fixed_point import (
-    FEATURE_BITS,
     FloatArray,
     IntArray,
     T,
@@ -61,7 +60,7 @@ from ..primitives.fixed_point import (
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
 from .descent import Descent
-from .fourier import HARMONICS, PERIOD, factor_bits, media_factors
+from .fourier import HARMONICS, factor_bits, media_factors
 from .logistic import (
     MAX_COLUMNS,
     MAX_ROWS,
@@ -323,8 +322,9 @@ async def brand(
                 await channel.send(Another(0 if stopped else 1))
         if stopped:
             break
-        sums = await _brand_step(channels, key, rows, descent.theta, columns)
-        gradients.append(rows.gradient(sums) + penalty * descent.theta)
+        there = rows.at(descent.theta)
+        sums = await _brand_step(channels, key, there, descent.theta, columns)
+        gradients.append(there.gradient(sums) + penalty * descent.theta)
         descent.step(gradients[-1])
     theta = descent.theta
     model = BrandModel(float(theta[0]), theta[1:split] / own_scale, theta[split:], scale)
@@ -348,9 +348,9 @@ async def _brand_step(
     Works one block ahead of the media's answers, as logistic.py.
     """
     lead, split = channels[0], 1 + len(rows.own.scale)
-    integers = np.rint(theta[split:] * (T / (PERIOD * 2**FEATURE_BITS))).astype(np.int64)
-    for channel, part in zip(channels, np.split(integers, np.cumsum(columns)[:-1]), strict=True):
-        await send_uploads(channel, key.encrypt_constants(modulo(part)))
+    residues = rows.media_weights(theta)
+    for channel, part in zip(channels, np.split(residues, np.cumsum(columns)[:-1]), strict=True):
+        await send_uploads(channel, key.encrypt_constants(part))
     mine = [0] * split
     parts = list(blocks(len(rows.y)))
     for number in range(len(parts) + 1):
