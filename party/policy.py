@@ -7,6 +7,7 @@ stricter than what a contract may say anyway. Nothing is approved without a pers
     allowed_steps = ["match", "train"] # default: all
     hidden_columns = ["income"]        # never offered, never used
     max_days = 30                      # how long a contract may run; default 90
+    require_audit = true               # only campaigns whose brand keeps what an auditor needs; default false
     max_epsilon = 2.0                  # differential privacy: for a partner and one state of a data set; default 4
 
     [guards]                           # a contract must be at least this strict; default: the hard limits
@@ -83,6 +84,7 @@ class Policy:
     allowed_steps: tuple[str, ...] | None = None
     hidden_columns: tuple[str, ...] = ()
     max_days: int = MAX_DAYS
+    require_audit: bool = False
     max_epsilon: float = MAX_EPSILON
     guards: Guards = HARD_GUARDS
     auto_approve: AutoApprove | None = None
@@ -111,6 +113,7 @@ def load(home: Home) -> Policy:
         allowed_steps=_names(path.name, raw, "allowed_steps") if "allowed_steps" in raw else None,
         hidden_columns=_names(path.name, raw, "hidden_columns") if "hidden_columns" in raw else (),
         max_days=min(MAX_DAYS, _integer(path.name, "max_days", raw.get("max_days", MAX_DAYS))),
+        require_audit=_flag(path.name, "require_audit", raw.get("require_audit", False)),
         max_epsilon=min(MAX_EPSILON, _positive(path.name, "max_epsilon", raw.get("max_epsilon", MAX_EPSILON))),
         guards=Guards(**{field.name: _stricter(field.name, strict) for field in dataclass_fields(Guards)}),
         auto_approve=AutoApprove(
@@ -139,6 +142,7 @@ def problems(home: Home, store: Store, contract: Contract, now_s: float, *, file
         _check_parties,
         _check_learns,
         _check_guards,
+        _check_audit,
         _check_privacy,
         _check_steps,
     ):
@@ -330,6 +334,13 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
                 f"guards.{field.name} is {value}, our policy asks for {rule} or {'more' if at_least else 'less'}",
                 f"have it proposed with guards.{field.name} = {rule}",
             )
+
+
+def _check_audit(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    if policy.require_audit and not contract.audit:
+        raise PolicyError(
+            "our policy asks that the brand keeps what an auditor needs", "have it proposed with audit = true"
+        )
 
 
 def _check_privacy(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -545,6 +556,12 @@ def _positive(where: str, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigError(f"{where}: {key}: expected a number above 0, found {value!r}", "correct it")
     return float(value)
+
+
+def _flag(where: str, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {key}: expected true or false, found {value!r}", "correct it")
+    return value
 
 
 def _stricter(name: str, strict: dict[str, int]) -> int:

@@ -231,6 +231,7 @@ def test_a_file_that_changed_is_not_approved(own_town: Town) -> None:
         ("[guards]\nfloor = 200", "asks for 200 or more"),
         ("[guards]\nscore_levels = 10", "asks for 10 or less"),
         ('hidden_columns = ["visits"]', "hides column 'visits'"),
+        ("require_audit = true", "keeps what an auditor needs"),
     ],
 )
 def test_a_stricter_policy_refuses(town: Town, rule: str, said: str) -> None:
@@ -246,6 +247,7 @@ def test_a_stricter_policy_refuses(town: Town, rule: str, said: str) -> None:
         "allowed_steps = 3",
         "guards = 1",
         "max_days = -1",
+        "require_audit = 1",
         "x = [",
         "[auto_approve]\nsteps = []",
     ],
