@@ -25,7 +25,8 @@ def build(
 ) -> Path:
     """Writes report.html and report.json into the folder `out` and returns the path of report.html.
 
-    With several media the brand's report has the steps of each under "media", and "together": what several know.
+    With several media the brand's report has the steps with each under "media", those with all of them where they are
+    with one media, and "together": what several know.
     Steps that left no `<step>/facts.json` under `campaign_dir` are left out. `extra` is what only a demonstration
     knows, where both sides are at hand: "media_facts" {step: facts}, "pooled" {"auc", "log_loss"}, "expand_truth"
     {"base_rate", "sizes": [{"percent", "people", "rate"}]}, "note". Nothing is left half-written.
@@ -57,7 +58,11 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         "parties": [asdict(other) for other in contract.parties],
         "protocols": [{**asdict(step), "name": step.name} for step in contract.steps],
         "guards": asdict(contract.guards),
-        **({} if several and me.role == "brand" else {mine[name].step: facts for name, facts in steps.items()}),
+        **{
+            mine[name].step: facts
+            for name, facts in steps.items()
+            if not (several and me.role == "brand" and mine[name].media)
+        },
         "seconds": {name: facts["seconds"] for name, facts in steps.items() if "seconds" in facts},
         "bytes": {
             name: {way: facts[way] for way in ("sent", "received") if way in facts} for name, facts in steps.items()
