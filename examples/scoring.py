@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tidegate.protocols.blind import scoring
 from tidegate.protocols.channel import Channel
-from tidegate.protocols.primitives.fixed_point import IntArray
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import simulate
 
 ROWS, COLUMNS, LEVELS = 20_000, 12, 20
+SIZES = scoring.Sizes("sizes", (10,))
 
 # The media's table and the brand's model; each role below is given its own alone.
 generator = np.random.default_rng(7)
@@ -29,7 +29,7 @@ async def brand(channel: Channel) -> tuple[NDArray[np.float64], scoring.Expanded
     expanded = await scoring.brand_expand(
         channel,
         model,
-        percents=[10],
+        sizes=SIZES,
         floor=100,
         levels=LEVELS,
         max_rows=ROWS,
@@ -39,19 +39,19 @@ async def brand(channel: Channel) -> tuple[NDArray[np.float64], scoring.Expanded
     return exact, expanded
 
 
-async def media(channel: Channel) -> dict[int, IntArray]:
+async def media(channel: Channel) -> scoring.Chosen:
     random = Randomness.system()
     await scoring.media_scores(channel, table[:2_000], levels=None, randomness=random)
-    return await scoring.media_expand(channel, table, percents=[10], floor=100, levels=LEVELS, randomness=random)
+    return await scoring.media_expand(channel, table, sizes=SIZES, floor=100, levels=LEVELS, randomness=random)
 
 
-(exact, expanded), audiences = simulate(brand, media)
+(exact, expanded), chosen = simulate(brand, media)
 
 clear = table @ model
 worst = float(np.abs(exact - clear[:2_000]).max())
 assert worst < np.abs(model).sum() / 128 + 1e-6, "exact scores are off by the rounding of the columns at most"
-found = audiences[10]
-assert len(found) == expanded.people[10] == ROWS // 10
+found = np.flatnonzero(chosen.tiers)
+assert len(found) == expanded.people[0] == ROWS // 10
 best = np.argsort(-clear)[: ROWS // 10]
 shared = len(set(best) & set(found)) / len(best)
 assert shared > 0.6, "the blurred audience is mostly the clear one"

@@ -21,6 +21,7 @@ _DOING = {
     "train": "training blindly",
     "score": "scoring blindly",
     "expand": "looking among other people",
+    "measure": "adding up blindly",
 }
 
 

@@ -603,10 +603,47 @@ def the_media_counts_no_small_bin(module: ModuleType, town: Town) -> None:
 
 @guard("protocols.blind.scoring", "if count < floor:")
 def no_audience_is_under_the_floor(module: ModuleType, town: Town) -> None:
-    ends_with(PolicyError, lambda: module.people_per_size([1], 5000, 100))
+    ends_with(PolicyError, lambda: module.Sizes("sizes", (1,)).verify([50], 5000, 100))
 
 
-@guard("protocols.blind.scoring", "found.tolist() != list(people.values())", "False")
+@guard("protocols.blind.scoring", "min(control, count - control) < floor", "False")
+def no_control_group_is_under_the_floor(module: ModuleType, town: Town) -> None:
+    ends_with(PolicyError, lambda: module.Sizes("sizes", (10,), 10).verify([500], 5000, 100))
+
+
+@guard("protocols.blind.scoring", "if people[0] < floor:")
+def no_threshold_tells_of_few_people(module: ModuleType, town: Town) -> None:
+    sizes = module.Sizes("threshold_milli", (500,))
+
+    async def brand(channel: Channel) -> None:
+        with pytest.raises(PolicyError) as caught:
+            await module.brand_expand(
+                channel, np.ones(1), sizes=sizes, floor=100, levels=20, max_rows=500,
+                rates=lambda scores: np.where(np.arange(len(scores)) < 3, 1.0, 0.0), randomness=Randomness.system(),
+            )  # fmt: skip
+        assert "fewer than 100" in caught.value.text, "the brand's worker told how many reach the threshold"
+        raise caught.value
+
+    async def media(channel: Channel) -> None:
+        await module.media_expand(
+            channel, np.zeros((500, 1)), sizes=sizes, floor=100, levels=20, randomness=Randomness.system()
+        )
+
+    ends_with(PolicyError, lambda: simulate(brand, media))
+
+
+@guard("protocols.blind.measure", "if min(people) < terms.floor:")
+def no_arm_under_the_floor_is_measured(module: ModuleType, town: Town) -> None:
+    sink = Sink()
+    terms = module.Terms(floor=100, noise_sd=0, cap=0, max_rows=500)
+    arms = np.ones(500, np.int8)
+    noise = {"noise": lambda _sd, n: np.zeros(n, np.int64), "randomness": Randomness.system()}
+    with contextlib.suppress(PolicyError, CarrierError):
+        asyncio.run(module.media(sink, arms, (500, 99), terms=terms, **noise))
+    assert sink.sent == []
+
+
+@guard("protocols.blind.scoring", "people is not None and found != people", "False")
 def audiences_have_the_sizes_that_the_contract_names(module: ModuleType, town: Town) -> None:
     from tidegate.protocols.blind import scoring
 
@@ -617,7 +654,8 @@ def audiences_have_the_sizes_that_the_contract_names(module: ModuleType, town: T
 
     async def media(channel: Channel) -> None:
         x = np.zeros((1500, 2))
-        await module.media_expand(channel, x, percents=[10], floor=100, levels=20, randomness=Randomness.system())
+        sizes = module.Sizes("sizes", (10,))
+        await module.media_expand(channel, x, sizes=sizes, floor=2, levels=20, randomness=Randomness.system())
 
     ends_with(PeerError, lambda: simulate(lying, media))
 

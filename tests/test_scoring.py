@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from tests.broken_line import FAULTS, play_broken
 from tidegate.protocols.blind.products import open_brand, rows_brand
 from tidegate.protocols.blind.scoring import (
+    Chosen,
     Expanded,
     Pool,
+    Sizes,
     Tiers,
     brand_expand,
     brand_scores,
     media_expand,
     media_scores,
-    people_per_size,
+    rounded,
     window_of,
 )
 from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError, TidegateError
@@ -119,63 +121,201 @@ def test_larger_weights_do_not_buy_a_brand_a_finer_blur() -> None:
     assert abs(error.std() / (T / 20) - 12**-0.5) < 0.01
 
 
+def test_columns_that_are_rounded_already_score_the_same() -> None:
+    x, w = np.random.default_rng(2).normal(size=(300, 3)), np.array([1.0, 2.0, -1.0])
+    np.testing.assert_array_equal(_score(rounded(x), w, None), _score(x, w, None))
+    assert rounded(x).dtype == np.int16
+
+
 def test_audiences_are_nested_exact_and_the_best_by_the_brands_scores() -> None:
     rng = np.random.default_rng(3)
     x, w = rng.normal(size=(2345, 4)), np.array([1.0, 2.0, -1.0, 0.0])
     clear = quantise(x) / 64 @ w
-    expanded, audiences = _expand(x, w, [20, 5, 10], window=window_of(clear))
-    assert list(audiences) == [5, 10, 20]
-    assert expanded.people == {5: 118, 10: 235, 20: 469} == {p: len(rows) for p, rows in audiences.items()}
+    expanded, chosen = _expand(x, w, Sizes("sizes", (5, 10, 20)), window=window_of(clear))
+    assert expanded.people == chosen.people == (118, 235, 469)
     # With its randomness seeded the media's order can be drawn again, and the brand's scores put back to the rows.
     scores = np.empty(len(x))
     scores[_random().permutation(len(x))] = expanded.scores
-    for percent, rows in audiences.items():
-        np.testing.assert_array_equal(rows, np.sort(np.argsort(-scores)[: len(rows)]))
-        assert scores[rows].min() == expanded.cuts[percent]
-    assert set(audiences[5]) < set(audiences[10]) < set(audiences[20])
+    for tier, (people, cut) in enumerate(zip(expanded.people, expanded.cuts, strict=True), 1):
+        rows = _inside(chosen, tier)
+        np.testing.assert_array_equal(rows, np.sort(np.argsort(-scores)[:people]))
+        assert scores[rows].min() == cut
+    assert set(_inside(chosen, 1)) < set(_inside(chosen, 2)) < set(_inside(chosen, 3))
     best = np.argsort(-clear)[:469]
-    assert len(set(best) & set(audiences[20])) > 0.75 * 469
+    assert len(set(best) & set(_inside(chosen, 3))) > 0.75 * 469
+    assert not chosen.control.any()
+
+
+def test_audiences_of_absolute_sizes_have_just_them() -> None:
+    x = np.random.default_rng(4).normal(size=(1000, 2))
+    expanded, chosen = _expand(x, np.ones(2), Sizes("people", (77, 300)))
+    assert expanded.people == chosen.people == (77, 300)
+    assert [len(_inside(chosen, tier)) for tier in (1, 2)] == [77, 300]
+
+
+def test_a_threshold_takes_everybody_who_reaches_it_and_nobody_else() -> None:
+    x = np.random.default_rng(5).normal(size=(2000, 2))
+    w = np.array([1.0, 1.0])
+    sizes = Sizes("threshold_milli", (500, 800))
+    expanded, chosen = _expand(x, w, sizes, rates=_logistic)
+    # The highest threshold makes the smallest audience.
+    for tier, milli in ((1, 800), (2, 500)):
+        assert (
+            expanded.people[tier - 1] == chosen.people[tier - 1] == (_logistic(expanded.scores) >= milli / 1000).sum()
+        )
+        assert _logistic(np.array([expanded.cuts[tier - 1]]))[0] >= milli / 1000
+        assert len(_inside(chosen, tier)) == expanded.people[tier - 1]
+
+
+def test_a_threshold_that_too_few_reach_is_refused_without_saying_how_many() -> None:
+    x = np.random.default_rng(5).normal(size=(2000, 2))
+    with pytest.raises(PolicyError, match="fewer than 50 of the media's other people") as caught:
+        _expand(x, np.ones(2), Sizes("threshold_milli", (999,)), rates=lambda scores: _logistic(scores - 4))
+    assert not any(character.isdigit() for character in str(caught.value).replace("fewer than 50", ""))
+
+
+def _brand_with_a_threshold(channel: Channel) -> Awaitable[Expanded]:
+    return brand_expand(
+        channel,
+        np.ones(1),
+        sizes=Sizes("threshold_milli", (500,)),
+        floor=50,
+        levels=20,
+        max_rows=500,
+        rates=lambda scores: np.where(np.arange(len(scores)) < 30, 1.0, 0.0),
+        randomness=_random(7),
+    )
+
+
+def test_the_brand_refuses_a_small_answer_of_its_own_before_it_is_sent() -> None:
+    """Its worker keeps the floor of a threshold; the media's checks it again."""
+
+    async def both() -> tuple[list[str], object]:
+        a, b = memory_line()
+        sizes = Sizes("threshold_milli", (500,))
+        media = asyncio.create_task(
+            media_expand(b, np.ones((500, 1)), sizes=sizes, floor=50, levels=20, randomness=_random())
+        )
+        with pytest.raises(PolicyError):
+            await _brand_with_a_threshold(a)
+        media.cancel()
+        return [name for name, _ in a.sent], None
+
+    sent, _ = asyncio.run(both())
+    assert "Tiers" not in sent
+
+
+@pytest.mark.parametrize("kind", ["sizes", "people", "threshold_milli"])
+def test_of_each_audience_the_share_that_the_contract_names_is_left_alone(kind: str) -> None:
+    values = {"sizes": (10, 20, 50), "people": (333, 777, 1501), "threshold_milli": (300, 600)}[kind]
+    x = np.random.default_rng(6).normal(size=(3000, 2))
+    expanded, chosen = _expand(x, np.ones(2), Sizes(kind, values, 20), rates=_logistic)
+    for tier, (people, control) in enumerate(zip(expanded.people, expanded.control, strict=True), 1):
+        inside = _inside(chosen, tier)
+        assert len(inside) == people
+        assert chosen.control[inside].sum() == control == round(people * 0.2)
+    assert not chosen.control[chosen.tiers == 0].any()
+
+
+def test_who_is_left_alone_is_drawn_at_random_within_each_ring() -> None:
+    """Over many draws everybody of an audience is left alone equally often, whatever their score."""
+    x = np.random.default_rng(7).normal(size=(1200, 1))
+    times, inside = np.zeros(1200), np.zeros(1200)
+    for seed in range(60):
+        # The best by clear scores are the same people each time.
+        _, chosen = _expand(x, np.ones(1), Sizes("sizes", (25, 50), 20), seed=seed)
+        times += chosen.control
+        inside += chosen.tiers > 0
+    always = inside == 60
+    drawn = times[always]
+    assert always.sum() > 300
+    # Binomial of 60 draws at .2: mean 12, deviation 3.1; the mean over hundreds of people is far tighter.
+    assert abs(drawn.mean() - 12) < 0.6
+    assert 2.4 < drawn.std() < 3.8
+    assert abs(np.corrcoef(x[always, 0], drawn)[0, 1]) < 0.2
 
 
 def test_the_order_of_the_pool_is_drawn_afresh() -> None:
     x = np.linspace(-1, 1, 300)[:, None]
-    first, _ = _expand(x, np.ones(1), [50], seed=1)
-    second, _ = _expand(x, np.ones(1), [50], seed=2)
+    first, _ = _expand(x, np.ones(1), Sizes("sizes", (50,)), seed=1)
+    second, _ = _expand(x, np.ones(1), Sizes("sizes", (50,)), seed=2)
     assert abs(np.corrcoef(first.scores, second.scores)[0, 1]) < 0.3
     assert abs(np.corrcoef(first.scores, np.arange(300))[0, 1]) < 0.3
 
 
 def test_equal_scores_fill_an_audience_to_its_exact_size() -> None:
-    _, audiences = _expand(np.ones((500, 1)), np.zeros(1), [30, 31])
-    assert [len(rows) for rows in audiences.values()] == [150, 155]
+    _, chosen = _expand(np.ones((500, 1)), np.zeros(1), Sizes("sizes", (30, 31)))
+    assert chosen.people == (150, 155)
 
 
 @pytest.mark.parametrize("pool", [99, 100, 1999, 2000])
 def test_a_size_under_the_floor_is_refused_and_the_smallest_possible_is_named(pool: int) -> None:
+    def checked(*percents: int) -> tuple[int, ...]:
+        sizes = Sizes("sizes", percents)
+        people = sizes.people(pool) or ()
+        sizes.verify(people, pool, 100)
+        return people
+
     if pool < 100:
         with pytest.raises(PolicyError, match="99 other people"):
-            people_per_size([100], pool, 100)
+            checked(100)
         return
     smallest = next(percent for percent in range(1, 101) if -(-percent * pool // 100) >= 100)
-    assert people_per_size([smallest], pool, 100)[smallest] >= 100
+    assert checked(smallest)[0] >= 100
     if smallest > 1:
         with pytest.raises(PolicyError, match=r"floor of 100") as caught:
-            people_per_size([smallest - 1, smallest], pool, 100)
+            checked(smallest - 1, smallest)
         assert f"{smallest} %" in caught.value.hint
 
 
-@pytest.mark.parametrize("percents", [[], [0], [101], [5, 5], [-1]])
-def test_sizes_that_are_none_are_refused(percents: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "pool", "says", "hint"),
+    [
+        (Sizes("people", (49,)), 1000, "has 49 of 1000", "50 people"),
+        (Sizes("people", (50, 1001)), 1000, "1001 people was asked for", "fewer"),
+        (Sizes("people", (400,), 10), 1000, "40 would be left alone", "500 people"),
+        (Sizes("people", (499,), 10), 5000, None, ""),
+        (Sizes("people", (494,), 10), 5000, "49 would be left alone", "500 people"),
+        (Sizes("sizes", (9,), 10), 5000, "45 would be left alone", "smallest possible size is 10 %"),
+        (Sizes("people", (90,), 50), 1000, "45 would be left alone", "100 people"),
+        (Sizes("sizes", (50,), 1), 1000, "5 would be left alone", "more people"),
+    ],
+)
+def test_audiences_and_control_groups_under_the_floor_are_refused(
+    sizes: Sizes, pool: int, says: str | None, hint: str
+) -> None:
+    if says is None:
+        sizes.verify(sizes.people(pool) or (), pool, 50)
+        return
+    with pytest.raises(PolicyError, match=says) as caught:
+        sizes.verify(sizes.people(pool) or (), pool, 50)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *(Sizes("sizes", values) for values in ((), (0,), (101,), (5, 5), (-1,), (10, 5))),
+        Sizes("people", (0,)),
+        Sizes("threshold_milli", (1000,)),
+        Sizes("sizes", (5,), 51),
+        Sizes("sizes", (5,), -1),
+        Sizes("shares", (5,)),
+        Sizes("people", tuple(range(1, 102))),
+    ],
+)
+def test_sizes_that_are_none_are_refused(sizes: Sizes) -> None:
     with pytest.raises(ConfigError):
-        people_per_size(percents, 10_000, 100)
+        sizes.people(10_000)
 
 
 def test_both_sides_refuse_a_small_pool_with_the_same_words() -> None:
     async def both() -> tuple[object, object]:
         a, b = memory_line()
+        sizes = Sizes("sizes", (5,))
         return await asyncio.gather(
-            brand_expand(a, np.ones(1), percents=[5], floor=100, levels=20, max_rows=1000, randomness=_random(7)),
-            media_expand(b, np.ones((150, 1)), percents=[5], floor=100, levels=20, randomness=_random()),
+            brand_expand(a, np.ones(1), sizes=sizes, floor=100, levels=20, max_rows=1000, randomness=_random(7)),
+            media_expand(b, np.ones((150, 1)), sizes=sizes, floor=100, levels=20, randomness=_random()),
             return_exceptions=True,
         )
 
@@ -185,26 +325,29 @@ def test_both_sides_refuse_a_small_pool_with_the_same_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tiers", "says"),
+    ("sizes", "tiers", "says"),
     [
-        (b"\1" * 50 + b"\0" * 449, "499 people"),
-        (b"\1" * 50 + b"\0" * 451, "501 people"),
-        (b"\1" * 49 + b"\0" * 451, "sizes"),
-        (b"\1" * 51 + b"\0" * 449, "sizes"),
-        (b"\1" * 50 + b"\2" + b"\0" * 449, "sizes"),
-        (b"\1" * 50 + b"\xff" + b"\0" * 449, "sizes"),
-        (b"\2" * 50 + b"\0" * 450, "sizes"),
+        (Sizes("sizes", (10,)), b"\1" * 50 + b"\0" * 449, "499 people"),
+        (Sizes("sizes", (10,)), b"\1" * 50 + b"\0" * 451, "501 people"),
+        (Sizes("sizes", (10,)), b"\1" * 49 + b"\0" * 451, "sizes"),
+        (Sizes("sizes", (10,)), b"\1" * 51 + b"\0" * 449, "sizes"),
+        (Sizes("sizes", (10,)), b"\1" * 50 + b"\2" + b"\0" * 449, "sizes"),
+        (Sizes("sizes", (10,)), b"\1" * 50 + b"\xff" + b"\0" * 449, "sizes"),
+        (Sizes("sizes", (10,)), b"\2" * 50 + b"\0" * 450, "sizes"),
+        (Sizes("threshold_milli", (400,)), b"\1" * 49 + b"\0" * 451, "floor"),
+        (Sizes("threshold_milli", (400,)), b"\1" * 60 + b"\2" * 60 + b"\0" * 380, "sizes"),
+        (Sizes("threshold_milli", (400, 600)), b"\2" * 90 + b"\0" * 410, "floor"),
     ],
 )
-def test_the_media_refuses_audiences_of_another_size(tiers: bytes, says: str) -> None:
+def test_the_media_refuses_audiences_of_another_size(sizes: Sizes, tiers: bytes, says: str) -> None:
     async def liar(channel: Channel) -> None:
         pool = await channel.recv(Pool)
         await brand_scores(channel, np.ones(1), pool.rows, levels=20, randomness=_random(7))
         await channel.send(Tiers(tiers))
 
-    with pytest.raises(PeerError, match=says):
+    with pytest.raises((PeerError, PolicyError), match=says):
         simulate(
-            lambda ch: media_expand(ch, np.ones((500, 1)), percents=[10], floor=50, levels=20, randomness=_random()),
+            lambda ch: media_expand(ch, np.ones((500, 1)), sizes=sizes, floor=50, levels=20, randomness=_random()),
             liar,
         )
 
@@ -216,7 +359,13 @@ def test_the_brand_refuses_a_pool_larger_than_the_medias_data() -> None:
     with pytest.raises(PeerError, match="at most 1000"):
         simulate(
             lambda ch: brand_expand(
-                ch, np.ones(1), percents=[5], floor=50, levels=20, max_rows=1000, randomness=_random(7)
+                ch,
+                np.ones(1),
+                sizes=Sizes("sizes", (5,)),
+                floor=50,
+                levels=20,
+                max_rows=1000,
+                randomness=_random(7),
             ),
             liar,
         )
@@ -225,20 +374,20 @@ def test_the_brand_refuses_a_pool_larger_than_the_medias_data() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_line_ends_in_a_typed_error_or_the_right_audience(fault: str) -> None:
     x = np.linspace(-1, 1, 400)[:, None]
-    media, brand = _expand_roles(x, np.ones(1), [25])
+    media, brand = _expand_roles(x, np.ones(1), Sizes("sizes", (25,), 50))
     _, right = simulate(brand, media)
     # brand: key, weights, tiers; media: pool, scores.
     for side in (0, 1):
         for at in (0, 1, 2)[: 3 - side]:
             with contextlib.suppress(TidegateError):
-                _, audiences = play_broken(brand, media, fault, side, at)
-                np.testing.assert_array_equal(audiences[25], right[25])
+                _, chosen = play_broken(brand, media, fault, side, at)
+                np.testing.assert_array_equal(chosen.tiers, right.tiers)
 
 
 def test_what_is_sent_depends_on_the_sizes_alone() -> None:
     async def shape(x: FloatArray, w: FloatArray) -> list[tuple[str, int]]:
         a, b = memory_line()
-        media, brand = _expand_roles(x, w, [10, 20])
+        media, brand = _expand_roles(x, w, Sizes("sizes", (10, 20)))
         await asyncio.gather(brand(a), media(b))
         return [(name, len(data)) for name, data in a.sent + b.sent]
 
@@ -259,19 +408,36 @@ def test_what_is_no_number_is_refused() -> None:
         _score(np.ones((3, 1)), np.ones(1), 1)
 
 
+def _logistic(scores: FloatArray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-scores)))
+
+
+def _inside(chosen: Chosen, tier: int) -> IntArray:
+    return np.flatnonzero((chosen.tiers > 0) & (chosen.tiers <= tier))
+
+
 def _expand_roles(
     x: FloatArray,
     w: FloatArray,
-    percents: list[int],
+    sizes: Sizes,
     window: tuple[float, float] | None = None,
     seed: int = 1,
-) -> tuple[Callable[[Channel], Awaitable[dict[int, IntArray]]], Callable[[Channel], Awaitable[Expanded]]]:
-    def media(channel: Channel) -> Awaitable[dict[int, IntArray]]:
-        return media_expand(channel, x, percents=percents, floor=50, levels=20, randomness=_random(seed))
+    rates: Callable[[FloatArray], FloatArray] | None = None,
+) -> tuple[Callable[[Channel], Awaitable[Chosen]], Callable[[Channel], Awaitable[Expanded]]]:
+    def media(channel: Channel) -> Awaitable[Chosen]:
+        return media_expand(channel, x, sizes=sizes, floor=50, levels=20, randomness=_random(seed))
 
     def brand(channel: Channel) -> Awaitable[Expanded]:
         return brand_expand(
-            channel, w, percents=percents, floor=50, levels=20, max_rows=len(x), window=window, randomness=_random(7)
+            channel,
+            w,
+            sizes=sizes,
+            floor=50,
+            levels=20,
+            max_rows=len(x),
+            rates=rates,
+            window=window,
+            randomness=_random(7),
         )
 
     return media, brand
@@ -280,9 +446,10 @@ def _expand_roles(
 def _expand(
     x: FloatArray,
     w: FloatArray,
-    percents: list[int],
+    sizes: Sizes,
     window: tuple[float, float] | None = None,
     seed: int = 1,
-) -> tuple[Expanded, dict[int, IntArray]]:
-    media, brand = _expand_roles(x, w, percents, window, seed)
+    rates: Callable[[FloatArray], FloatArray] | None = None,
+) -> tuple[Expanded, Chosen]:
+    media, brand = _expand_roles(x, w, sizes, window, seed, rates)
     return simulate(brand, media)
