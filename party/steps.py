@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from tidegate.protocols.channel import Channel
 
-from . import epoch, expanding, hidden, insights, matchdoctor, matching, policy, scored, several, summing, training
+from . import epoch, expanding, insights, matchdoctor, matching, measuring, policy, scored, several, summing, training
 from .job import Facts, Job
 
 
@@ -40,12 +40,16 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("insight.columns@1", "media"): insights.media,
     ("train.fourier-lr@1", "brand"): training.brand,
     ("train.fourier-lr@1", "media"): training.media,
-    ("train.fourier-lr-hidden@1", "brand"): hidden.train_brand,
-    ("train.fourier-lr-hidden@1", "media"): hidden.train_media,
+    ("train.fourier-lr-hidden@1", "brand"): training.brand,
+    ("train.fourier-lr-hidden@1", "media"): training.media,
     ("score.rows@1", "brand"): scored.brand,
     ("score.rows@1", "media"): scored.media,
     ("expand.rows@1", "brand"): expanding.brand,
     ("expand.rows@1", "media"): expanding.media,
+    ("measure.columns@1", "brand"): measuring.brand,
+    ("measure.columns@1", "media"): measuring.media,
+    ("measure.columns-hidden@1", "brand"): measuring.brand,
+    ("measure.columns-hidden@1", "media"): measuring.media,
     ("train.fourier-lr-several@1", "brand"): several.train_brand,
     ("train.fourier-lr-several@1", "media"): several.train_media,
     ("score.rows-several@1", "brand"): several.score_brand,
