@@ -6,16 +6,19 @@ Merged and never left out: a bin that is missing from a complete list could be t
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidegate.protocols.blind.products import spread
 from tidegate.protocols.channel import ConfigError
 
-from .table import FloatArray, coded, column, kind, numbers
+from .table import FloatArray, coded, column, each_of, kind, numbers
 
 IntArray = NDArray[np.int64]
 
@@ -37,6 +40,25 @@ class FeatureBins:
     edges: tuple[float, ...]
     groups: tuple[tuple[str, ...], ...]
     rest: int
+
+
+def binned(
+    path: Path, columns: Sequence[str], rows: IntArray, floor: int
+) -> tuple[list[FeatureBins], NDArray[np.uint8]]:
+    """`fit_bins` and `assign` for columns of a file: of a Parquet file only a few of them are in memory at a time."""
+
+    def one(item: tuple[str, pa.ChunkedArray]) -> tuple[FeatureBins, NDArray[np.uint8]] | None:
+        name, values = item
+        table = pa.table([values], names=[name])
+        made = fit_bins(table, [name], rows, floor)
+        return (made[0], assign(table, made, rows)[:, 0].astype(np.uint8)) if made else None
+
+    # NumPy and Arrow sort and search outside the interpreter's lock.
+    kept = [found for found in spread(one, each_of(path, columns), threads=os.cpu_count() or 1) if found is not None]
+    codes = np.empty((len(rows), len(kept)), np.uint8, order="F")
+    for j, (_, column_codes) in enumerate(kept):
+        codes[:, j] = column_codes
+    return [feature for feature, _ in kept], codes
 
 
 def fit_bins(table: pa.Table, columns: Sequence[str], rows: IntArray, floor: int) -> list[FeatureBins]:
@@ -77,7 +99,8 @@ def _fit_numbers(table: pa.Table, name: str, rows: IntArray, floor: int) -> Feat
     if len(there) < floor:
         return None
     type_ = column(table, name).type
-    distinct = np.unique(there)
+    # Sorting a million values to learn that they are not few would take most of the time.
+    distinct = np.unique(there) if len(np.unique(there[:10_000])) <= MAX_BINS else there
     if len(distinct) <= MAX_BINS:
         edges = distinct[1:]
     else:
@@ -102,13 +125,15 @@ def _fit_numbers(table: pa.Table, name: str, rows: IntArray, floor: int) -> Feat
 def _merged(edges: FloatArray, values: FloatArray, floor: int) -> FloatArray:
     """The edges without those that leave a bin under `floor` values: the smallest bin joins its smaller neighbour."""
     kept = edges.tolist()
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(kept) + 1).tolist()
     while kept:
-        counts = np.bincount(np.searchsorted(kept, values, side="right"), minlength=len(kept) + 1)
-        smallest = int(counts.argmin())
+        smallest = counts.index(min(counts))
         if counts[smallest] >= floor:
             break
         upper_is_smaller = smallest < len(kept) and (smallest == 0 or counts[smallest + 1] < counts[smallest - 1])
-        kept.pop(smallest if upper_is_smaller else smallest - 1)
+        edge = smallest if upper_is_smaller else smallest - 1
+        kept.pop(edge)
+        counts[edge] += counts.pop(edge + 1)
     return np.array(kept, dtype=np.float64)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
@@ -117,6 +117,23 @@ def each_column(path: Path | str, without: Collection[str] = ()) -> Iterator[tup
             with _readable(path):
                 values = file.read(columns=[name]).column(0)
             yield name, _plain(name, values)
+
+
+def each_of(path: Path | str, names: Sequence[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """The columns of these names of the table that `read` gives; of a Parquet file one at a time is in memory."""
+    path = Path(path)
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        whole = read(path)
+        yield from ((name, column(whole, name)) for name in names)
+        return
+    with _readable(path):
+        file = pa.parquet.ParquetFile(path)
+        empty = file.schema_arrow.empty_table()
+    for name in names:
+        column(empty, name)
+        with _readable(path):
+            values = file.read(columns=[name]).column(0)
+        yield name, _plain(name, values)
 
 
 def commitment(path: Path | str, salt: bytes) -> str:
