@@ -38,6 +38,8 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("match.oprf-sum@1", "media"): summing.summed,
     ("insight.columns@1", "brand"): insights.brand,
     ("insight.columns@1", "media"): insights.media,
+    ("insight.columns-hidden@1", "brand"): insights.brand,
+    ("insight.columns-hidden@1", "media"): insights.media,
     ("train.fourier-lr@1", "brand"): training.brand,
     ("train.fourier-lr@1", "media"): training.media,
     ("train.fourier-lr-hidden@1", "brand"): training.brand,
