@@ -19,7 +19,6 @@ public has the same optimum, while the value chosen would tell it of the labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,8 +97,11 @@ class Lesson:
     here: BoolArray
 
     def alone(self, l2: float) -> logistic.BrandModel:
-        """The model on the brand's columns alone, intercept and all as they were trained."""
-        return logistic.fit_alone(self.own(self.x), self.own(self.y), l2, self.own(self.weights))
+        """The model on the brand's columns alone, intercept and all as they were trained.
+
+        Over all places, those of weight 0 too: the time that it takes is not to tell how many rows the brand has there.
+        """
+        return logistic.fit_alone(self.x, self.y, l2, self.weights)
 
     def own(self, values: FloatArray) -> FloatArray:
         """The rows that the brand has."""
@@ -163,6 +165,13 @@ def own_columns(job: Job, recipe: features.Recipe, rows: IntArray, rare: BoolArr
     x[~there] = 0.0
     x[:, rare] = 0.0
     return x
+
+
+def _all_but(job: Job, recipe: features.Recipe, rare: BoolArray, tested: IntArray) -> Lesson:
+    """All of the brand's labelled rows but those held out, matched or not: what takes as long whoever matched."""
+    rows = np.setdiff1d(np.arange(job.rows.num_rows, dtype=np.int64), tested)
+    labels = labels_of(job, rows)
+    return lesson(job, own_columns(job, recipe, rows, rare), rows, labels.y, labels.known)
 
 
 def chosen_l2(taught: Lesson, randomness: Randomness) -> tuple[float, list[dict[str, float]]]:
@@ -269,16 +278,16 @@ async def brand(job: Job, channel: Channel) -> Facts:
     tried: list[dict[str, float]] = []
     l2 = agreed_l2(job)
     if not number(job.step, "l2_milli"):
-        l2, tried = chosen_l2(taught, job.randomness)
+        l2, tried = chosen_l2(taught if is_shown(job) else _all_but(job, recipe, rare, places[tested]), job.randomness)
     alone = taught.alone(l2)
     start = _start(earlier, taught) if earlier else None
 
     if is_shown(job):
         await send_split(channel, train, held_out)
     terms = settings(job, number(job.step, "steps"), l2, job.peer)
-    trained = await _trained(job, channel, taught, terms, start)
-    media_part = (await _held_out_scores(job, channel, trained.model, held_out))[tested[held_out]]
-    joint = taught.calibrated(trained.model)
+    of_both = await trained(job, channel, taught, terms, start)
+    media_part = (await held_out_scores(job, channel, of_both.model, held_out))[tested[held_out]]
+    joint = taught.calibrated(of_both.model)
     x = own_columns(job, recipe, places[tested], rare)
     logits = {"brand_only": taught.calibrated(alone).own_part(x), "joint": joint.own_part(x) + media_part}
     y = labels.y[tested]
@@ -293,10 +302,10 @@ async def brand(job: Job, channel: Channel) -> Facts:
     lookalike_steps = number(job.step, "lookalike_steps")
     if lookalike_steps:
         # Other people have no columns at the brand: their model uses the media's alone, and starts from the joint one.
-        start = replace(trained.model, weights=np.empty(0))
+        start = replace(of_both.model, weights=np.empty(0))
         terms = settings(job, lookalike_steps, l2, job.peer)
-        of_others = await _trained(job, channel, taught.without_columns(), terms, start)
-        media_part = (await _held_out_scores(job, channel, of_others.model, held_out))[tested[held_out]]
+        of_others = await trained(job, channel, taught.without_columns(), terms, start)
+        media_part = (await held_out_scores(job, channel, of_others.model, held_out))[tested[held_out]]
         model["lookalike"] = lookalike_part(job, taught.calibrated(of_others.model), media_part, y)
         logits["media_only"] = model["lookalike"]["intercept"] + media_part
     write_json(job.staging / "model.json", model)
@@ -304,9 +313,9 @@ async def brand(job: Job, channel: Channel) -> Facts:
     return {
         "rows": {"train": int(own.sum()), "holdout": int(tested.sum())},
         "positives": {"train": int(labels.y[own].sum()), "holdout": int(y.sum())},
-        "steps": trained.steps,
+        "steps": of_both.steps,
         "lookalike_steps": lookalike_steps,
-        "stopped": trained.stopped,
+        "stopped": of_both.stopped,
         "l2": l2,
         "l2_tried": tried,
         "weighted_by": job.contract.label.weight,
@@ -333,7 +342,7 @@ def _start(earlier: Facts, taught: Lesson) -> logistic.BrandModel:
     return replace(model, intercept=model.intercept + taught.odds)
 
 
-async def _trained(
+async def trained(
     job: Job, channel: Channel, taught: Lesson, terms: logistic.Settings, start: logistic.BrandModel | None
 ) -> logistic.Trained:
     return await logistic.brand(
@@ -348,7 +357,7 @@ async def _trained(
     )
 
 
-async def _held_out_scores(job: Job, channel: Channel, model: logistic.BrandModel, held_out: BoolArray) -> FloatArray:
+async def held_out_scores(job: Job, channel: Channel, model: logistic.BrandModel, held_out: BoolArray) -> FloatArray:
     """The media's part of the score of each held-out place, exact."""
     return await scoring.brand_scores(
         channel, model.media_weights, int(held_out.sum()), levels=None, randomness=job.randomness
@@ -356,7 +365,7 @@ async def _held_out_scores(job: Job, channel: Channel, model: logistic.BrandMode
 
 
 async def media(job: Job, channel: Channel) -> Facts:
-    reserve(job, number(job.step, "lookalike_steps"))
+    reserve(job)
     places = aligned(job)
     earlier = models.for_step(job) if job.contract.model else {}
     if earlier:
@@ -381,7 +390,10 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
     x, tested = features.apply(recipe, job.rows, train), features.apply(recipe, job.rows, held_out)
     if earlier:
         x[:, features.rare(recipe, job.rows, train)] = 0.0
-    start = MediaModel(np.array(models.part(earlier, "joint")["basis"], np.float64)) if earlier else None
+    start = None
+    if earlier:
+        first, _ = trainings(job)[0]
+        start = MediaModel(np.array(models.part(earlier, first)["basis"], np.float64))
     model: Facts = {"recipe": recipe.to_json()}
     taken = 0
 
@@ -390,6 +402,10 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
         job.charge("train_steps", 1, job.contract.guards.train_steps)
         privacy.spend(job, privacy.optimiser_step_micro(job.contract, job.step, job.party))
         taken += 1
+
+    def charge_scores() -> None:
+        for kind in _scored(job):
+            job.charge(kind, 1, score_budget(job))
 
     for name, steps in trainings(job):
         terms = settings(job, steps, agreed_l2(job), job.party)
@@ -402,7 +418,7 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
             noise=privacy.gradient_noise(terms.privacy, len(x)) if terms.privacy else None,
             start=start,
         )
-        charged = Charged(channel, score_charge(job))
+        charged = Charged(channel, charge_scores)
         await scoring.media_scores(charged, tested @ start.basis, levels=None, randomness=job.randomness)
         model[name] = {"basis": start.basis.tolist()}
     write_json(job.staging / "model.json", model)
@@ -423,15 +439,17 @@ def trainings(job: Job) -> list[tuple[str, int]]:
     return [(name, steps) for name, steps in wanted if steps]
 
 
-def reserve(job: Job, lookalike_steps: int) -> None:
+def reserve(job: Job) -> None:
     """Raises PolicyError, before anything is sent, unless the data set can give away all that this step may take."""
-    total = number(job.step, "steps") + lookalike_steps
-    job.reserve("train_steps", total, job.contract.guards.train_steps)
-    job.reserve("scores of matched people", len(trainings(job)), score_budget(job))
+    models_of = trainings(job)
+    job.reserve("train_steps", sum(steps for _, steps in models_of), job.contract.guards.train_steps)
+    for kind in _scored(job):
+        job.reserve(kind, len(models_of), score_budget(job))
 
 
-def score_charge(job: Job) -> Callable[[], None]:
-    return lambda: job.charge("scores of matched people", 1, score_budget(job))
+def _scored(job: Job) -> tuple[str, ...]:
+    """Whose scores the hold-out gives away."""
+    return ("scores of matched people", *(("scores of other people",) if job.contract.label.seeds else ()))
 
 
 def _check_split(job: Job, train: BoolArray, held_out: BoolArray) -> None:
