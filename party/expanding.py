@@ -6,6 +6,7 @@ alone, arms.parquet with everybody of the largest audience (arms.py), which a la
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ async def brand(job: Job, channel: Channel) -> Facts:
         np.array(lookalike["holdout_scores"], np.float64),
         blur=(high - low) / (levels - 1),
     )
+    # From seeds the hold-out has fewer of the media's others than there are: a rate in it is that much too high.
+    promised = replace(promised, intercept=promised.intercept + lookalike.get("odds", 0.0))
     if sizes.by == "threshold_milli" and promised.slope <= 0:
         raise PolicyError(
             "the model's scores do not rise with the chance to be a good customer, so no threshold can be kept",

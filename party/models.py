@@ -172,6 +172,11 @@ def part(model: dict[str, Any], wanted: str) -> dict[str, Any]:
     return found
 
 
+def for_customers(model: dict[str, Any]) -> str:
+    """The part of a model that scores the brand's customers: from seeds there is but the one for other people."""
+    return "joint" if "joint" in model else "lookalike"
+
+
 def _read(party: str, folder: Path, short: str) -> dict[str, Any]:
     path = folder / _FILE
     if not path.is_file():

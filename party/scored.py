@@ -1,4 +1,9 @@
-"""The step score: the brand's matched customers by a trained model."""
+"""The step score: the brand's matched customers by a model, trained in this campaign or kept from an earlier one.
+
+A kept model needs no training: the brand's new rows are matched, and scored by the columns they have today, prepared
+like those that the model was trained on. A category that it did not know counts as the one it left out, a missing value
+as the mean; a missing column is refused by its owner before that party sends anything.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +14,50 @@ from numpy.typing import NDArray
 from tidegate.protocols.blind import scoring
 from tidegate.protocols.channel import Channel
 
-from . import quality
-from .aligned import aligned_rows, score_budget
+from . import cache, models, quality, training
+from .aligned import aligned, score_budget
+from .calibration import Calibration
 from .data import features
-from .job import Charged, Facts, IntArray, Job
-from .results import read_json, write_table
+from .job import Charged, Facts, Job
+from .results import write_table
 
 FloatArray = NDArray[np.float64]
 
 
 async def brand(job: Job, channel: Channel) -> Facts:
-    aligned = aligned_rows(job)
-    model = read_json(job.earlier["train"] / "model.json")
-    recipe = features.Recipe.from_json(model["recipe"])
-    x = features.apply(recipe, job.rows, aligned)
-    joint = model["joint"]
+    places = aligned(job)
+    model = models.for_step(job)
+    kept = models.part(model, models.for_customers(model))
+    part, own = training.model_of(kept), places >= 0
+    x = features.apply(features.Recipe.from_json(model["recipe"]), job.rows, places[own])
     levels = job.contract.guards.score_levels
-    media_part = await scoring.brand_scores(
+    scores = await scoring.brand_scores(
         channel,
-        np.array(joint["media_weights"], np.float64),
-        len(aligned),
+        part.media_weights,
+        len(places),
         levels=levels,
-        window=tuple(joint["window"]),
+        window=tuple(kept["window"]),
         randomness=job.randomness,
     )
-    z = joint["intercept"] + x @ np.array(joint["weights"], np.float64) + media_part
-    probability = 1 / (1 + np.exp(-z))
+    z = (part.own_part(x) if len(part.weights) else part.intercept) + scores[own]
+    rates = Calibration(**kept["calibration"]).rates(z)
     order = np.argsort(-z, kind="stable")
-    columns = {column: job.rows[column].take(pa.array(aligned[order])) for column in job.keys.values()}
-    write_table(job.staging / "scores.parquet", {**columns, "row": aligned[order], "score": probability[order]})
-    return {"rows": len(aligned), "levels": levels, "histogram": quality.histogram(z)}
+    rows = places[own][order]
+    columns = {column: job.rows[column].take(pa.array(rows)) for column in job.keys.values()}
+    score = 1 / (1 + np.exp(-z[order]))
+    write_table(job.staging / "scores.parquet", {**columns, "row": rows, "score": score, "probability": rates[order]})
+    return {
+        "rows": len(rows),
+        "levels": levels,
+        "histogram": quality.histogram(z),
+        "expected_rate": float(rates.mean()),
+        "model": "" if "train" in job.earlier else job.contract.model,
+    }
 
 
 async def media(job: Job, channel: Channel) -> Facts:
-    aligned = aligned_rows(job)
-    x = media_matrix(job, "joint", aligned)
+    places = aligned(job)
+    x = cache.columns(job, models.for_customers(models.for_step(job)), places)
     charged = Charged(channel, lambda: job.charge("scores of matched people", 1, score_budget(job)))
     await scoring.media_scores(charged, x, levels=job.contract.guards.score_levels, randomness=job.randomness)
-    return {"rows": len(aligned)}
-
-
-def media_matrix(job: Job, which: str, rows: IntArray) -> FloatArray:
-    """The media's columns of `rows` in the secret basis of the trained model `which`."""
-    model = read_json(job.earlier["train"] / "model.json")
-    recipe = features.Recipe.from_json(model["recipe"])
-    basis = np.array(model[which]["basis"], np.float64)
-    whitened: FloatArray = features.apply(recipe, job.rows, rows) @ basis
-    return whitened
+    return {"rows": len(places), "model": "" if "train" in job.earlier else job.contract.model}

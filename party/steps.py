@@ -10,7 +10,20 @@ from collections.abc import Awaitable, Callable
 
 from tidegate.protocols.channel import Channel
 
-from . import epoch, expanding, insights, matchdoctor, matching, measuring, policy, scored, several, summing, training
+from . import (
+    epoch,
+    expanding,
+    insights,
+    matchdoctor,
+    matching,
+    measuring,
+    policy,
+    scored,
+    seeds,
+    several,
+    summing,
+    training,
+)
 from .job import Facts, Job
 
 
@@ -44,8 +57,12 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("train.fourier-lr@1", "media"): training.media,
     ("train.fourier-lr-hidden@1", "brand"): training.brand,
     ("train.fourier-lr-hidden@1", "media"): training.media,
+    ("train.fourier-lr-seeds@1", "brand"): seeds.brand,
+    ("train.fourier-lr-seeds@1", "media"): seeds.media,
     ("score.rows@1", "brand"): scored.brand,
     ("score.rows@1", "media"): scored.media,
+    ("score.rows-hidden@1", "brand"): scored.brand,
+    ("score.rows-hidden@1", "media"): scored.media,
     ("expand.rows@1", "brand"): expanding.brand,
     ("expand.rows@1", "media"): expanding.media,
     ("measure.columns@1", "brand"): measuring.brand,
