@@ -23,6 +23,7 @@ from .table import FloatArray, coded, column, each_of, kind, numbers
 IntArray = NDArray[np.int64]
 
 MAX_BINS = 10
+_SAMPLE = 100_000
 
 
 @dataclass(frozen=True)
@@ -99,31 +100,34 @@ def _fit_numbers(table: pa.Table, name: str, rows: IntArray, floor: int) -> Feat
     if len(there) < floor:
         return None
     type_ = column(table, name).type
-    # Sorting a million values to learn that they are not few would take most of the time.
-    distinct = np.unique(there) if len(np.unique(there[:10_000])) <= MAX_BINS else there
+    # Sorting a million values to learn that they are not few, or where their tenths end, would take most of the time.
+    distinct = np.unique(there) if len(np.unique(there[:_SAMPLE])) <= MAX_BINS else there
     if len(distinct) <= MAX_BINS:
         edges = distinct[1:]
     else:
-        quantiles = np.quantile(there, np.arange(1, MAX_BINS) / MAX_BINS)
+        sample = there[:: -(-len(there) // _SAMPLE)]
+        quantiles = np.quantile(sample, np.arange(1, MAX_BINS) / MAX_BINS)
         edges = np.unique(_rounded(quantiles, type_))
         if pa.types.is_integer(type_):
             # A number that many share (no purchases at all, say) ends a bin: the next one starts another.
             edges = np.union1d(edges, quantiles[:-1][np.diff(quantiles) == 0] + 1)
-    edges = _merged(edges, there, floor)
+    edges, counts = _merged(edges, there, floor)
     exact = distinct if len(distinct) <= MAX_BINS else None
     labels = _number_labels(edges, exact, type_)
     absent = len(values) - len(there)
     if absent >= floor:
         return FeatureBins(name, (*labels, "missing"), True, tuple(edges.tolist()), (), len(labels))
-    counts = np.bincount(np.searchsorted(edges, there, side="right"), minlength=len(labels))
-    rest = int(counts.argmin())
+    rest = counts.index(min(counts))
     if absent:
         labels = tuple(f"{label} or missing" if i == rest else label for i, label in enumerate(labels))
     return FeatureBins(name, labels, True, tuple(edges.tolist()), (), rest)
 
 
-def _merged(edges: FloatArray, values: FloatArray, floor: int) -> FloatArray:
-    """The edges without those that leave a bin under `floor` values: the smallest bin joins its smaller neighbour."""
+def _merged(edges: FloatArray, values: FloatArray, floor: int) -> tuple[FloatArray, list[int]]:
+    """The edges without those that leave a bin under `floor` values, and how many values each bin then has.
+
+    The smallest bin joins its smaller neighbour.
+    """
     kept = edges.tolist()
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(kept) + 1).tolist()
     while kept:
@@ -134,7 +138,7 @@ def _merged(edges: FloatArray, values: FloatArray, floor: int) -> FloatArray:
         edge = smallest if upper_is_smaller else smallest - 1
         kept.pop(edge)
         counts[edge] += counts.pop(edge + 1)
-    return np.array(kept, dtype=np.float64)
+    return np.array(kept, dtype=np.float64), counts
 
 
 def _rounded(edges: FloatArray, type_: pa.DataType) -> FloatArray:
