@@ -23,6 +23,7 @@ from . import campaign as campaign_file
 from . import dataset, mail, policy, screen
 from .accountant import epsilon_of
 from .config import AUDIT_FOLDER, Home, default_home, write_file
+from .models_cli import models_app
 from .screen import console, say
 from .store import FINAL, Campaign, Offer, Store
 from .tokens_cli import tokens_app
@@ -38,6 +39,7 @@ party_app = typer.Typer(
 data_app = typer.Typer(help="Register data sets and show partners their columns.", no_args_is_help=True)
 party_app.add_typer(data_app, name="data")
 party_app.add_typer(tokens_app, name="tokens")
+party_app.add_typer(models_app, name="models")
 campaign_app = typer.Typer(
     help="Check, propose and follow a campaign (a TOML file that the brand writes).",
     no_args_is_help=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from tests.two_tables import BRAND, MEDIA, TRAIN, Tables
 from tidegate.party import quality
 from tidegate.party.aligned import drawn_out
 from tidegate.party.data import features
-from tidegate.protocols.channel import PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire.contract import Label
 
