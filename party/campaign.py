@@ -44,6 +44,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidegate import __version__
+from tidegate.protocols.blind import traffic
 from tidegate.protocols.catalog import CATALOG, DEFAULT_PROTOCOL, ENGINES, MODES, STEPS, match_protocol, protocol_after
 from tidegate.protocols.channel import ConfigError, TidegateError
 from tidegate.protocols.psi import doctor
@@ -307,7 +308,7 @@ class _Form:
         self.remarks(guards, features[media[0]], steps)
         if self.checked.mistakes:
             return None
-        return Contract(
+        made = Contract(
             version=VERSION,
             software=__version__,
             campaign=name,
@@ -337,6 +338,8 @@ class _Form:
             outcome=outcome,
             audit=audit,
         )
+        self.checked.remarks += hidden_cost(made)
+        return made
 
     @staticmethod
     def partner(store: Store, offer: Offer) -> ContractParty:
@@ -1009,6 +1012,27 @@ def few_columns(media_features: tuple[str, ...], steps: tuple[Step, ...]) -> lis
     few = len(media_features) < policy.FEW_MEDIA_COLUMNS and any(step.step == "train" for step in steps)
     text = f"only {len(media_features)} media columns: the scores of single people nearly give their values away"
     return [text] if few else []
+
+
+def hidden_cost(made: Contract) -> list[str]:
+    """A line for people when the steps run over all of the media's people, so that it cannot tell who matched."""
+    brand, media = made.role("brand"), made.role("media")
+    rows, columns = media.data.rows, len(made.features.get(media.name, ()))
+    held_out = rows * made.holdout.percent // 100
+    moved = 0
+    for step in made.steps if policy.is_hidden(made.steps) else ():
+        if step.step == "train":
+            optimiser_steps, own = int(str(step.settings["steps"])), len(made.features.get(brand.name, ()))
+            moved += traffic.of_training(rows - held_out, own, columns, optimiser_steps).both
+            moved += traffic.of_scores(held_out, columns).both
+        elif step.step == "score":
+            moved += traffic.of_scores(rows, columns).both
+    if not moved:
+        return []
+    return [
+        f"the steps run over all {rows:,} people of {media.name}, whoever matched: training and scoring move "
+        f"{moved / 10**6:,.0f} MB or more (each category counts as a column)"
+    ]
 
 
 def _is_constant(column: dict[str, Any]) -> bool:

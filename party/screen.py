@@ -19,7 +19,7 @@ from tidegate.wire.contract import Contract, Step
 
 from . import policy
 from .agreed import terms
-from .campaign import few_columns
+from .campaign import few_columns, hidden_cost
 from .store import FINAL, Campaign, Offer, Run, Store
 
 STATE_STYLE = {
@@ -165,7 +165,7 @@ def guards(made: Contract) -> None:
     )
     for line in policy.loosened(figures):
         say(f"  attention: {line}", "yellow")
-    for line in few_columns(made.features.get(made.role("media").name, ()), made.steps):
+    for line in few_columns(made.features.get(made.role("media").name, ()), made.steps) + hidden_cost(made):
         say(f"  attention: {line}", "yellow")
 
 
