@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
@@ -41,16 +42,48 @@ def test_no_figure_depends_on_the_order_of_rows(rows: list[tuple[int, int]], ran
         assert np.allclose(figure(y, s), figure(y2, s2))
 
 
-def test_interval_agrees_with_delong_computed_pair_by_pair() -> None:
-    y, s = sample(300)
+def pair_by_pair(y: np.ndarray, s: np.ndarray) -> np.ndarray:
     good, other = s[y == 1], s[y == 0]
-    wins = (good[:, None] > other) + 0.5 * (good[:, None] == other)
-    variance = wins.mean(1).var(ddof=1) / good.size + wins.mean(0).var(ddof=1) / other.size
+    return np.asarray((good[:, None] > other) + 0.5 * (good[:, None] == other))
+
+
+def welch(wins: np.ndarray) -> float:
+    """Half of the interval of the mean over pairs, by scipy."""
+    parts = wins.mean(1).var(ddof=1) / wins.shape[0], wins.mean(0).var(ddof=1) / wins.shape[1]
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, wins.shape, strict=True))
+    return float(stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_intervals_agree_with_delong_computed_pair_by_pair(n: int) -> None:
+    y, s = sample(n)
+    better = np.round(s + 0.3 * y + np.random.default_rng(2).normal(size=n), 1)
+    wins, won = pair_by_pair(y, s), pair_by_pair(y, better)
     area = wins.mean()
     low, high = quality.auc_interval(y, s)  # type: ignore[misc]
-    reach = 1.959964 * np.sqrt(variance) / (area * (1 - area))
-    assert np.log(low / (1 - low)) == pytest.approx(np.log(area / (1 - area)) - reach, abs=1e-5)
+    reach = welch(wins) / (area * (1 - area))
+    assert np.log(low / (1 - low)) == pytest.approx(np.log(area / (1 - area)) - reach, abs=1e-3)
     assert low < area < high
+    gain, interval = quality.auc_gain(y, s, better)
+    assert gain == pytest.approx((won - wins).mean())
+    assert interval == pytest.approx((gain - welch(won - wins), gain + welch(won - wins)), abs=1e-4)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.5, 2, 4.2, 17, 240.5, 5000, 1e6])
+def test_quantile_of_students_t_is_that_of_scipy(freedom: float) -> None:
+    assert quality.student_95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-4)
+
+
+@pytest.mark.parametrize("good", [3, 10, 40])
+def test_two_models_as_good_as_each_other_show_a_gain_1_time_in_40_at_most(good: int) -> None:
+    rng, shown = np.random.default_rng(good), 0
+    y = np.arange(400) < good
+    for _ in range(500):
+        shared = rng.normal(size=400) + 0.7 * y
+        before, after = shared + 0.6 * rng.normal(size=(2, 400))
+        shown += bool(quality.is_gain_shown(quality.auc_gain(y, before, after)[1]))
+    # Three standard deviations of the count above the promise.
+    assert shown <= 500 / 40 + 3 * np.sqrt(500 / 40)
 
 
 def test_interval_of_the_gain_covers_the_truth_about_95_times_in_100() -> None:
@@ -106,14 +139,14 @@ def fitted(x: np.ndarray, y: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def test_no_gain_is_claimed_more_often_than_1_time_in_40_from_columns_that_are_noise() -> None:
-    claimed, runs = 0, 300
+    claimed, runs = 0, 120
     for seed in range(runs):
         rng = np.random.default_rng(seed)
-        own, noise = rng.normal(size=(1600, 3)), rng.normal(size=(1600, 8))
-        y = (rng.random(1600) < 1 / (1 + np.exp(2 - own @ [0.8, -0.5, 0.3]))).astype(int)
+        own, noise = rng.normal(size=(1200, 3)), rng.normal(size=(1200, 8))
+        y = (rng.random(1200) < 1 / (1 + np.exp(2 - own @ [0.8, -0.5, 0.3]))).astype(int)
         both = np.hstack([own, noise])
-        alone, joint = (fitted(x[:800], y[:800], x[800:]) for x in (own, both))
-        claimed += bool(quality.compare(y[800:], {"brand_only": alone, "joint": joint})["gain_shown"])
+        alone, joint = (fitted(x[:600], y[:600], x[600:]) for x in (own, both))
+        claimed += bool(quality.compare(y[600:], {"brand_only": alone, "joint": joint})["gain_shown"])
     # 1 in 40 is what the interval promises where joining neither helps nor harms; noise harms a little.
     assert claimed <= runs / 40
 
@@ -147,6 +180,7 @@ def test_intervals_that_rows_cannot_tell_are_none() -> None:
     assert quality.auc_interval([1, 0, 0, 0], [3, 1, 2, 0]) is None, "one good row has no spread"
     assert quality.auc_interval([1, 1, 0, 0], [4, 3, 2, 1]) is None, "perfectly apart"
     assert quality.auc_gain([1, 0, 0], [1, 2, 3], [3, 2, 1]) == (1.0, None)
+    assert quality.auc_gain([1, 1, 0, 0], [1, 1, 1, 1], [4, 3, 2, 1]) == (0.5, None), "every row moved by as much"
 
 
 def test_constant_scores_rank_like_a_coin() -> None:
