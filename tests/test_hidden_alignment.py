@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from scipy.stats import chi2_contingency, chisquare
 from sklearn.linear_model import LogisticRegression
 
 from tests.both_roles import spoken
-from tidegate.party import quality, steps
+from tests.two_parties import CAMPAIGN, Town, make_town
+from tidegate.party import campaign, policy, quality, steps
 from tidegate.party.data import features, table
 from tidegate.party.job import Job
+from tidegate.protocols.blind import traffic
 from tidegate.protocols.blind.products import Uploads
-from tidegate.protocols.catalog import protocol_after
-from tidegate.protocols.channel import Channel, M, Message, TidegateError
+from tidegate.protocols.catalog import CATALOG, protocol_after
+from tidegate.protocols.channel import Channel, DisagreementError, M, Message, TidegateError
 from tidegate.protocols.primitives.bfv import PRIMES, SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import MemoryChannel
@@ -29,9 +32,9 @@ from tidegate.wire.contract import VERSION, Contract, ContractParty, DataSet, Gu
 
 MATCH = "match.oprf-brand@1"
 BRAND_COLUMNS, MEDIA_COLUMNS = ("age", "plan"), ("visits", "clicks", "device")
-SETTINGS: dict[str, dict[str, int | list[int]]] = {
-    "train": {"steps": 8, "l2_milli": 10_000, "lookalike_steps": 0, "balance": 0, "early_stop": 0, "importance": 0}
-}
+TRAIN = {"steps": 8, "l2_milli": 10_000, "lookalike_steps": 0, "balance": 0, "early_stop": 0, "importance": 0}
+# The brand chooses the penalty by itself: what it sends must not hang on that either.
+SHORT = {**TRAIN, "steps": 2, "l2_milli": 0, "balance": 1}
 
 Told = dict[str, dict[str, Any]]
 
@@ -85,11 +88,11 @@ def people(rows: int, common: NDArray[np.int64], *, brand_rows: int | None = Non
     return People(brand, media, np.stack([at, who[at]], axis=1))
 
 
-def contract_of(made: People, *run: str, **changes: Any) -> Contract:
+def contract_of(made: People, *run: str, train: Mapping[str, int] = TRAIN, **changes: Any) -> Contract:
     def step(name: str) -> Step:
         after = MATCH if name == "match" else protocol_after(MATCH, name)
         assert after is not None
-        return Step(name, after, SETTINGS.get(name, {}))
+        return Step(name, after, dict(train) if name == "train" else {})
 
     given: dict[str, Any] = {
         "version": VERSION,
@@ -236,7 +239,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Played]:
     found = {}
     for count in (300, 3000, ROWS):
         made = people(ROWS, np.random.default_rng(count).permutation(ROWS)[:count])
-        found[count] = played(folder / str(count), made, contract_of(made, *ALL_STEPS))
+        found[count] = played(folder / str(count), made, contract_of(made, *ALL_STEPS, train=SHORT))
         assert found[count].failed == {}
     return found
 
@@ -325,3 +328,94 @@ def test_the_ciphertexts_that_the_media_gets_are_uniform_whoever_matched(runs: d
         counts.append(np.histogram(residues, bins=256, range=(0, 1))[0])
         assert chisquare(counts[-1]).pvalue > 1e-6
     assert chi2_contingency(np.array(counts)).pvalue > 1e-6
+
+
+# What it costs.
+
+
+def test_bytes_follow_from_the_sizes_of_the_media_alone(runs: dict[int, Played]) -> None:
+    run = runs[300]
+    held_out = int(drawn(run.contract, ROWS).sum())
+    sent = {party: sum(len(data) for _, data in run.sent["train"][party]) for party in ("acme", "feed")}
+    training = traffic.of_training(ROWS - held_out, 3, 5, SHORT["steps"])
+    scores = traffic.of_scores(held_out, 5)
+    assert sent["acme"] == pytest.approx(training.up + scores.up, rel=1e-3)
+    assert sent["feed"] == pytest.approx(training.down + scores.down, rel=1e-3)
+
+
+# What a campaign file and a contract may ask for.
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    made = make_town(tmp_path_factory.mktemp("town"))
+    yield made
+    made.close()
+
+
+NOW_S = 1_800_000_000
+HIDDEN = CAMPAIGN.replace('keys = ["email"]', 'keys = ["email"]\nmode = "brand"').replace(
+    'column = "split"\nvalue = "test"', "share = 30"
+)
+WITHOUT_EXPAND = HIDDEN[: HIDDEN.index("[steps.expand]")]
+
+
+def checked(town: Town, text: str) -> campaign.Checked:
+    return campaign.check(town.campaign_file(text), town.acme.home, town.acme.store, NOW_S)
+
+
+def test_a_campaign_in_hidden_alignment_is_acceptable_to_both_and_says_what_it_costs(town: Town) -> None:
+    found = checked(town, WITHOUT_EXPAND)
+    assert found.mistakes == []
+    assert found.contract is not None
+    assert [step.protocol for step in found.contract.steps] == [
+        MATCH,
+        "insight.columns-hidden@1",
+        "train.fourier-lr-hidden@1",
+        "score.rows-hidden@1",
+    ]
+    for party in (town.acme, town.feed):
+        assert policy.problems(party.home, party.store, found.contract, NOW_S) == []
+    people = found.contract.role("media").data.rows
+    cost = [line for line in found.remarks if f"the steps run over all {people:,} people of feed" in line]
+    assert len(cost) == 1
+    assert campaign.hidden_cost(found.contract) == cost
+    shown = checked(town, CAMPAIGN)
+    assert shown.contract is not None
+    assert campaign.hidden_cost(shown.contract) == []
+
+
+def test_expand_and_a_hold_out_column_are_refused_since_the_media_would_learn_who_matched(town: Town) -> None:
+    mistakes = checked(town, HIDDEN).mistakes
+    assert [one.key for one in mistakes] == ["steps.expand"]
+    assert "its result shows the media who is in it" in str(mistakes[0])
+    mistakes = checked(town, WITHOUT_EXPAND.replace("share = 30", 'column = "split"\nvalue = "test"')).mistakes
+    assert [one.key for one in mistakes] == ["holdout.column"]
+    assert "must not be told which of its people those are" in str(mistakes[0])
+
+
+def test_a_party_refuses_a_contract_that_would_tell_the_media_who_matched(town: Town) -> None:
+    contract = checked(town, WITHOUT_EXPAND).contract
+    assert contract is not None
+    by_column = replace(contract, holdout=Holdout("split", "test", 0))
+    searching = replace(
+        contract,
+        steps=tuple(
+            replace(step, settings={**step.settings, "lookalike_steps": 2}) if step.step == "train" else step
+            for step in contract.steps
+        ),
+    )
+    for asked, said in ((by_column, "holds rows out by a column"), (searching, "other people cannot be searched")):
+        for party in (town.acme, town.feed):
+            found = [problem.text for problem in policy.problems(party.home, party.store, asked, NOW_S)]
+            assert any(said in text for text in found), found
+    expand = Step("expand", "expand.rows@1", {"sizes": [5], "control_percent": 0})
+    with pytest.raises(DisagreementError, match=r"expand.rows@1 does not run after match\.oprf-brand@1"):
+        Contract.from_bytes(replace(contract, steps=(*contract.steps, expand)).to_bytes())
+
+
+def test_what_the_media_cannot_check_is_said_where_people_sign(town: Town) -> None:
+    contract = checked(town, WITHOUT_EXPAND).contract
+    assert contract is not None
+    for step in contract.steps[1:]:
+        assert any("cannot check" in line and "least numbers" in line for line in CATALOG[step.protocol].assumes)
