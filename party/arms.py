@@ -71,8 +71,7 @@ def find(job: Job) -> Arms:
             f"no audience of campaign {asked.campaign} with people left alone is kept here",
             "name a campaign whose step expand had control, and which this party has not deleted",
         )
-    origin = read_json(folder / ORIGIN)
-    kept = pq.ParquetFile(folder / PEOPLE).read(["row", "tier", "left_alone"])
+    origin, kept = _read(folder)
     tiers = kept["tier"].to_numpy()
     if not 1 <= asked.tier <= int(tiers.max(initial=0)):
         raise PolicyError(f"campaign {asked.campaign} has no audience of number {asked.tier}", "name one that it has")
@@ -93,6 +92,18 @@ def find(job: Job) -> Arms:
         both[which, found[there & (arms == arm)]] = True
     of_row[both.all(axis=0)] = NEITHER
     return Arms(of_row, int(inside.sum()) - int((of_row != NEITHER).sum()))
+
+
+def _read(folder: Path) -> tuple[Facts, pa.Table]:
+    """Of what data set the audience was made, and its people. Raises ConfigError for files that are not whole."""
+    try:
+        origin = read_json(folder / ORIGIN)
+        kept = pq.ParquetFile(folder / PEOPLE).read(["row", "tier", "left_alone"])
+    except (OSError, ValueError, pa.ArrowException):
+        origin, kept = {}, None
+    if kept is None or set(origin) != {"commitment", "rows", "given", "region", "kinds"}:
+        raise ConfigError(f"the audience in {folder} cannot be read", "restore the folder campaigns from a backup")
+    return origin, kept
 
 
 def _found_again(job: Job, people: Path, origin: Facts) -> IntArray:
