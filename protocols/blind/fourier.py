@@ -59,25 +59,36 @@ class Series:
         return max(float(values.max()), 1 - float(values.min())) + between + rounding + unit**2
 
 
-def sigmoid_series(base_rate: float, lowest: float = 0.0, highest: float = 0.0) -> Series:
-    """The series nearest to the sigmoid in a window that holds the logits lowest to highest.
+@dataclass(frozen=True)
+class Logits:
+    """Where the logits of some rows are, as far as the brand can tell."""
 
-    It is 16 wide, or as wide as they are apart, with a gap of 8 before it comes again. Where it can, it lies around
-    the logit of the (weighted) base rate, and no further out than 4: at a base rate of 0.5 % (-5.3) from -12 to 4.
-    What lies outside of a window of 40 is met with a wrong residual, no larger than `residual_bound`.
+    lowest: float
+    highest: float
+    mean: float
+    spread: float
+
+
+def sigmoid_series(base_rate: float, logits: Logits | None = None) -> Series:
+    """The series nearest to the sigmoid where logits are: by least squares, in which a tenth counts everywhere.
+
+    The window is 16 wide, or as wide as they are apart, with a gap of 8 before it comes again. Where it can, it lies
+    around the logit of the (weighted) base rate, and no further out than 4: at a base rate of 0.5 % (-5.3) from -12 to
+    4. What lies outside of a window of 40 is met with a wrong residual, no larger than `residual_bound`.
     """
-    width = min(max(_WINDOW, highest - lowest), _WIDEST_WINDOW)
     centre = min(max(math.log(base_rate / (1 - base_rate)), -_FURTHEST_CENTRE), _FURTHEST_CENTRE)
-    if highest - lowest > width:
-        centre = (lowest + highest) / 2
+    there = Logits(centre, centre, centre, _WINDOW) if logits is None else logits
+    width = min(max(_WINDOW, there.highest - there.lowest), _WIDEST_WINDOW)
+    if there.highest - there.lowest > width:
+        centre = (there.lowest + there.highest) / 2
     else:
-        centre = min(max(centre, highest - width / 2), lowest + width / 2)
-    period = width + _GAP
+        centre = min(max(centre, there.highest - width / 2), there.lowest + width / 2)
     z = np.linspace(centre - width / 2, centre + width / 2, 2001)
-    angle = 2 * np.pi * np.outer(z, np.arange(1, HARMONICS + 1)) / period
-    design = np.hstack([np.ones((len(z), 1)), np.cos(angle), np.sin(angle)])
-    found = np.linalg.lstsq(design, 0.5 * (1 + np.tanh(z / 2)), rcond=None)[0]
-    return Series(period, float(found[0]), found[1 : HARMONICS + 1], found[HARMONICS + 1 :])
+    density = 0.1 + np.exp(-0.5 * ((z - there.mean) / (1.5 * max(there.spread, 1.0))) ** 2)
+    angle = 2 * np.pi * np.outer(z, np.arange(1, HARMONICS + 1)) / (width + _GAP)
+    design = np.hstack([np.ones((len(z), 1)), np.cos(angle), np.sin(angle)]) * np.sqrt(density)[:, None]
+    found = np.linalg.lstsq(design, 0.5 * (1 + np.tanh(z / 2)) * np.sqrt(density), rcond=None)[0]
+    return Series(width + _GAP, float(found[0]), found[1 : HARMONICS + 1], found[HARMONICS + 1 :])
 
 
 def factor_bits(rows: int) -> int:

@@ -62,7 +62,7 @@ from ..primitives.fixed_point import (
 from ..primitives.packing import SLOTS, block_count, blocks, slots
 from ..primitives.randomness import Randomness
 from .descent import Descent, newton
-from .fourier import HARMONICS, Series, brand_factors, factor_bits, media_factors, sigmoid_series
+from .fourier import HARMONICS, Logits, Series, brand_factors, factor_bits, media_factors, sigmoid_series
 from .products import (
     Columns,
     dots,
@@ -268,15 +268,17 @@ class Rows:
         columns have variance 1 and do not correlate.
         """
         split = 1 + len(self.own.scale)
-        reach = _REACH * float(np.linalg.norm(theta[split:]))
-        lowest, highest = math.inf, -math.inf
-        for rows in blocks(len(self.y)):
-            part = self.own.logits(rows, theta[:split])
-            here = self.weights[rows] > 0
-            lowest = min(lowest, float(part.min(where=here, initial=math.inf)))
-            highest = max(highest, float(part.max(where=here, initial=-math.inf)))
-        base_rate = float(self.weights @ self.y / self.weights.sum())
-        return dataclasses.replace(self, series=sigmoid_series(base_rate, lowest - reach, highest + reach))
+        part = np.concatenate([self.own.logits(rows, theta[:split]) for rows in blocks(len(self.y))])
+        here, count = self.weights > 0, float(self.weights.sum())
+        mean = float(self.weights @ part) / count
+        apart = float(np.linalg.norm(theta[split:]))
+        logits = Logits(
+            lowest=float(part.min(where=here, initial=math.inf)) - _REACH * apart,
+            highest=float(part.max(where=here, initial=-math.inf)) + _REACH * apart,
+            mean=mean,
+            spread=math.hypot(math.sqrt(float(self.weights @ (part - mean) ** 2) / count), apart),
+        )
+        return dataclasses.replace(self, series=sigmoid_series(float(self.weights @ self.y) / count, logits))
 
     def media_weights(self, theta: FloatArray) -> UInt64Array:
         """Step 1: w~ as residues, for columns with 2^6 to the unit."""
