@@ -55,11 +55,22 @@ def test_blind_models_stand_beside_pooled_ones_and_a_control_without_a_gain(tmp_
     assert len(accuracy.lines(figures)) == 4
 
 
+def test_differential_privacy_costs_accuracy_and_more_of_it_costs_more(tmp_path: Path) -> None:
+    write_credit(tmp_path)
+    [records] = accuracy.load(tmp_path)
+    [(train, test)] = accuracy.divisions(records, 1)
+    lost = []
+    for epsilon in (0.5, 50.0):
+        split = accuracy.compared(records, train, test, seed=0, terms=accuracy.Terms(steps=3, epsilon=epsilon))
+        lost.append(split["log_loss"]["blind"] - split["log_loss"]["pooled"])
+    assert lost[0] > 10 * abs(lost[1])
+
+
 def test_pooled_yardstick_is_scikit_learn_on_standardised_columns_with_the_same_l2(tmp_path: Path) -> None:
     write_credit(tmp_path, 1200)
     [records] = accuracy.load(tmp_path)
     train, test = np.arange(800), np.arange(800, 1200)
-    split = accuracy.compared(records, train, test, seed=0, hidden=False)
+    split = accuracy.compared(records, train, test, seed=0, terms=accuracy.Terms())
     x = np.hstack([np.stack([part[name] for name in part.column_names], 1) for part in (records.brand, records.media)])
     z = np.clip((x - x[train].mean(0)) / x[train].std(0), -5, 5)
     model = LogisticRegression(C=1.0, tol=1e-8).fit(z[train], records.y[train])

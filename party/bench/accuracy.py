@@ -10,9 +10,10 @@ in another order than the brand's: columns like any others that say nothing. A g
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,16 @@ from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import simulate
 
 from .. import demo, quality
+from ..accountant import rho_of
 from ..data import features, table
 from ..demo.records import LABEL, RELIGION
+from ..privacy import gradient_noise
 from .run import machine
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-STEPS = 8
+DELTA = 1e-6
 TEST_SHARE = 0.3
 MODELS = ("brand_only", "blind", "pooled")
 # What the mean over the splits of blind minus pooled may be either way; of the lift as a share of it.
@@ -68,18 +71,31 @@ class Columns:
     media: FloatArray
 
 
-def bench(folder: Path | None, splits: int, hidden: bool, report: Callable[[str], None]) -> dict[str, Any]:
-    """The figures of every data set in `folder`, of the package's own where it is None.
+@dataclass(frozen=True)
+class Terms:
+    """How every model is trained.
 
     hidden: the media takes part with all its rows and learns of none whether it is trained on; the yardstick then
-    scales the media's columns by all rows too. report: called with what is trained next.
-    Raises ConfigError where the folder has none of the files.
+    scales the media's columns by all rows too. epsilon: of differential privacy for the whole training, at delta 1e-6;
+    None for none. The targets are for trainings without it.
+    """
+
+    splits: int = 5
+    steps: int = 8
+    hidden: bool = False
+    epsilon: float | None = None
+
+
+def bench(folder: Path | None, terms: Terms, report: Callable[[str], None]) -> dict[str, Any]:
+    """The figures of every data set in `folder`, of the package's own where it is None.
+
+    report: called with what is trained next. Raises ConfigError where the folder has none of the files.
     """
     began = time.monotonic()
-    sets = [_measured(records, splits, hidden, report) for records in load(folder)]
+    sets = [_measured(records, terms, report) for records in load(folder)]
     return {
         "step": "accuracy",
-        "hidden": hidden,
+        **asdict(terms),
         "sets": sets,
         "targets": TARGETS,
         "met": all(each["met"] for each in sets),
@@ -158,16 +174,16 @@ def _binary(records: pa.Table, column: str, positive: str) -> IntArray:
     return found.astype(np.int64)
 
 
-def _measured(records: Records, splits: int, hidden: bool, report: Callable[[str], None]) -> dict[str, Any]:
+def _measured(records: Records, terms: Terms, report: Callable[[str], None]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     controls: list[dict[str, Any]] = []
-    for number, (train, test) in enumerate(divisions(records, splits)):
-        report(f"{records.name}, split {number + 1} of {splits}")
-        rows.append(compared(records, train, test, seed=number, hidden=hidden))
-        report(f"{records.name}, control {number + 1} of {splits}")
+    for number, (train, test) in enumerate(divisions(records, terms.splits)):
+        report(f"{records.name}, split {number + 1} of {terms.splits}")
+        rows.append(compared(records, train, test, seed=number, terms=terms))
+        report(f"{records.name}, control {number + 1} of {terms.splits}")
         others = pa.array(np.random.default_rng(number).permutation(len(records.y)))
         control = Records(records.name, records.brand, records.media.take(others), records.y, records.l2)
-        controls.append(compared(control, train, test, seed=number, hidden=hidden))
+        controls.append(compared(control, train, test, seed=number, terms=terms))
     differences = {figure: [_difference(figure, row[figure]) for row in rows] for figure in TARGETS}
     mean = {figure: float(np.mean(np.abs(values))) for figure, values in differences.items()}
     return {
@@ -175,7 +191,6 @@ def _measured(records: Records, splits: int, hidden: bool, report: Callable[[str
         "rows": len(records.y),
         "good": int(records.y.sum()),
         "l2": records.l2,
-        "steps": STEPS,
         "first_split": "as published" if records.official is not None else "seeded",
         "splits": rows,
         "mean_difference": mean,
@@ -211,11 +226,12 @@ def divisions(records: Records, splits: int) -> list[tuple[IntArray, IntArray]]:
     return found
 
 
-def compared(records: Records, train: IntArray, test: IntArray, *, seed: int, hidden: bool) -> dict[str, Any]:
+def compared(records: Records, train: IntArray, test: IntArray, *, seed: int, terms: Terms) -> dict[str, Any]:
     """Brand alone, joint and blind, joint and pooled: each trained on `train` and judged on `test`."""
     # The rows that the media takes part with: under hidden alignment all it has, and it prepares its columns on them.
-    shared = np.arange(len(records.y)) if hidden else train
-    own = features.fit(records.brand, records.brand.column_names, train)
+    shared = np.arange(len(records.y)) if terms.hidden else train
+    own = features.fit(records.brand, records.brand.column_names, shared)
+    own = features.rescaled(own, records.brand, train)
     other = features.fit(records.media, records.media.column_names, shared)
 
     def prepared(rows: IntArray) -> Columns:
@@ -225,13 +241,13 @@ def compared(records: Records, train: IntArray, test: IntArray, *, seed: int, hi
     y, y_test = records.y[train].astype(np.float64), records.y[test]
     alone = logistic.fit_alone(trained.brand, y, records.l2).own_part(judged.brand)
     began = time.monotonic()
-    settings = logistic.Settings(steps=STEPS, l2=records.l2)
+    settings = logistic.Settings(steps=terms.steps, l2=records.l2, privacy=_privacy(terms))
     present = np.isin(shared, train)
     joint = Columns(np.zeros((len(shared), trained.brand.shape[1])), prepared(shared).media)
     joint.brand[present] = trained.brand
     labels = np.zeros(len(shared))
     labels[present] = y
-    blind = _blind(joint, labels, present if hidden else None, judged, settings, f"{records.name} {seed}")
+    blind = _blind(joint, labels, present if terms.hidden else None, judged, settings, f"{records.name} {seed}")
     seconds = time.monotonic() - began
     pooled = _pooled(trained, y, records.l2).decision_function(np.hstack([judged.brand, judged.media]))
     models = dict(zip(MODELS, (alone, blind, pooled), strict=True))
@@ -274,12 +290,23 @@ def _blind(
 
     async def media(channel: Channel) -> None:
         randomness = _randomness(f"{seed} media")
-        model = await logistic.media(channel, rows.media, settings=settings, randomness=randomness)
+        noise = gradient_noise(settings.privacy, len(y)) if settings.privacy else None
+        model = await logistic.media(channel, rows.media, settings=settings, randomness=randomness, noise=noise)
         await scoring.media_scores(channel, judged.media @ model.basis, levels=None, randomness=randomness)
 
     return simulate(brand, media)[0]
 
 
+def _privacy(terms: Terms) -> logistic.Privacy | None:
+    """Each optimiser step gets the same part of the budget, as in a campaign."""
+    if terms.epsilon is None:
+        return None
+    return logistic.Privacy(noise=math.sqrt(terms.steps / (2 * rho_of(terms.epsilon, DELTA))))
+
+
 def _randomness(seed: str) -> Randomness:
-    """The same for the same words, so that a figure can be had again; nobody's secret is measured here."""
+    """The same for the same words, so that a figure can be had again; nobody's secret is measured here.
+
+    Noise of differential privacy is fresh all the same: opendp takes no seed.
+    """
     return Randomness(hashlib.sha256(seed.encode()).digest())

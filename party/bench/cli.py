@@ -154,18 +154,23 @@ def accuracy(
         Path | None, typer.Option(help="Folder with the data sets; the demo's records if left out.")
     ] = None,
     splits: Annotated[int, typer.Option(min=1, max=20, help="Divisions into training and test rows.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, max=12, help="Optimiser steps.")] = 8,
     hidden: Annotated[bool, typer.Option("--hidden", help="Train under hidden alignment.")] = False,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Train with differential privacy, delta 1e-6.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Blind training beside scikit-learn on pooled tables, and what is claimed where joining brings nothing."""
-    from .accuracy import bench, lines
+    from .accuracy import Terms, bench, lines
 
+    terms = Terms(splits, steps, hidden, epsilon)
     if as_json:
-        typer.echo(json.dumps(bench(data, splits, hidden, lambda _: None)))
+        typer.echo(json.dumps(bench(data, terms, lambda _: None)))
         return
     console = Console()
     with console.status("Reading ...") as status:
-        figures = bench(data, splits, hidden, lambda what: status.update(f"Training on {what} ..."))
+        figures = bench(data, terms, lambda what: status.update(f"Training on {what} ..."))
     columns = ("data", "figure", "alone", "blind", "pooled", "differs", "worst", "at most")
     shown = Table(*columns, title=f"tidegate bench accuracy, mean of {splits} splits")
     for line in lines(figures):

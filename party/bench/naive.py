@@ -103,9 +103,8 @@ def ckks_loop(x: FloatArray, weights: FloatArray, loop_s: float) -> Scored:
     """TenSEAL's first tutorial: a CKKS vector and its `dot` with each row."""
     began = time.perf_counter()
     own = tenseal.context(tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[60, 40, 40, 60])
-    own.global_scale = 2**40
     own.generate_galois_keys()
-    encrypted = _at_the_media(own, tenseal.ckks_vector(own, weights.tolist()), tenseal.ckks_vector_from)
+    encrypted = _at_the_media(own, tenseal.ckks_vector(own, weights.tolist(), 2.0**40), tenseal.ckks_vector_from)
 
     def product(row: FloatArray) -> tuple[float, int]:
         sent = encrypted.dot(row.tolist()).serialize()
