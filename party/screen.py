@@ -382,15 +382,25 @@ def _or_fewer(number: int | None, floor: int) -> str:
     return f"fewer than {floor:,}" if number is None else f"{number:,}"
 
 
+def _spent(facts: dict[str, Any]) -> Iterable[str]:
+    """Of differential privacy what a media's data set has given so far."""
+    if "privacy" in facts:
+        spent, delta = facts["privacy"]["spent"], facts["privacy"]["delta"]
+        yield f"differential privacy: epsilon {spent:.2f} at delta {delta:.0e} spent on this state of the data so far"
+
+
 def _insight(facts: dict[str, Any]) -> Iterable[str]:
     if not isinstance(facts["features"], list):
         yield f"{facts['features']} columns were counted for the brand"
+        yield from _spent(facts)
         return
     bins = [(item["index"], feature["name"], item) for feature in facts["features"] for item in feature["bins"]]
-    ranked = sorted((entry for entry in bins if entry[0] is not None), key=lambda entry: -entry[0])
+    ranked = sorted(bins, key=lambda entry: -entry[0])
     yield f"{100 * facts['base_rate']:.1f} % of the matched people are good customers (index 100)"
     for index, name, item in ranked[:5]:
-        yield f"index {index:.0f}: {name} {item['label']} ({item['people']:,} people)"
+        yield f"index {index:.0f}: {name} {item['label']} ({item['matched']:,} people)"
+    for feature in sorted(facts["features"], key=lambda feature: -feature["iv"])[:5]:
+        yield f"information value {feature['iv']:.2f} ({feature['strength']}): {feature['name']}"
 
 
 def _train(facts: dict[str, Any]) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,18 @@ from tidegate.party import calibration, quality
 from tidegate.party.report import build, wording
 from tidegate.protocols import catalog
 from tidegate.protocols.channel import ConfigError
-from tidegate.wire.contract import VERSION, Contract, ContractParty, DataSet, Guards, Holdout, Key, Label, Step
+from tidegate.wire.contract import (
+    VERSION,
+    Contract,
+    ContractParty,
+    DataSet,
+    Guards,
+    Holdout,
+    Key,
+    Label,
+    Privacy,
+    Step,
+)
 
 HOSTILE = "</style></title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\u202e\x00$x^2$"
 STEPS = ("match", "insight", "train", "score", "expand")
@@ -47,6 +59,15 @@ def contract(column: str = "bought") -> Contract:
     )
 
 
+def counted(label: str, people: int, positives: int, index: float) -> dict[str, Any]:
+    """A bin as the step insight leaves it."""
+    odds = (positives / 400) / ((people - positives) / 3600)
+    return {
+        "label": label, "people": people, "matched": people, "positives": positives, "parts": 1, "index": index,
+        "index_interval": [index - 5, index + 5], "woe": math.log(odds), "woe_interval": [-1.0, 1.0],
+    }  # fmt: skip
+
+
 def brand_facts(name: str = "sport", gain: float = 0.8) -> dict[str, dict[str, Any]]:
     rng = np.random.default_rng(3)
     y = (rng.random(3000) < 0.1).astype(int)
@@ -60,16 +81,15 @@ def brand_facts(name: str = "sport", gain: float = 0.8) -> dict[str, dict[str, A
             "own_by_key": {"phone": 4000, "email": 4100}, "peer_by_key": {"phone": 4200, "email": 4300},
         },
         "insight": {
-            "base_rate": 0.1, "noise": 10,
+            "base_rate": 0.1, "matched": 4000, "positives": 400, "noise": 10, "withheld": ["region"],
             "features": [
-                {"name": name, "bins": [
-                    {"label": f"often {name}", "people": 1200, "positives": 300, "index": 250.0},
-                    {"label": "never", "people": 2700, "positives": 100, "index": 37.0},
-                    {"label": "unsure", "people": 100, "positives": None, "index": None},
-                ]},
-            ] + [
-                {"name": f"dull_{i}", "bins": [{"label": "any", "people": 4000, "positives": 400, "index": 100.0}]}
+                {"name": f"dull_{i}", "iv": 0.003, "iv_interval": [0.0, 0.01], "iv_chance": 0.01,
+                 "strength": "nothing clear",
+                 "bins": [counted("some", 3900, 392, 100.5), counted("more", 100, 8, 80.0)]}
                 for i in range(8)
+            ] + [
+                {"name": name, "iv": 0.62, "iv_interval": [0.5, 0.7], "iv_chance": 0.01, "strength": "very strong",
+                 "bins": [counted(f"often {name}", 1200, 300, 250.0), counted("never", 2800, 100, 36.0)]},
             ],
         },
         "train": {
@@ -255,6 +275,28 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         assert "\u202e" not in html
         assert "\x00" not in html
         assert "alert(1)" in page.text
+
+
+def test_what_is_different_about_good_customers_is_a_sentence_a_feature(tmp_path: Path) -> None:
+    html = build(written(tmp_path / "c", brand_facts()), contract(), "brand", tmp_path).read_text()
+    page = Page(html)
+    said = " ".join("".join(page.said).split())
+    assert "sport (very strong): people with “often sport” are good customers 2.5 times as often as average" in said
+    assert "those with “never” 64 % less often than average" in said
+    assert "dull_0 (" not in said
+    assert said.index("IV 0.620 (0.500 to 0.700) · very strong") < said.index("IV 0.003")
+    assert "Not shown, since all people ended in one group: region." in said
+
+
+def test_differential_privacy_is_said_with_what_was_spent(tmp_path: Path) -> None:
+    made = dataclasses.replace(contract(), privacy=Privacy(epsilon_milli=1500, delta_exponent=7))
+    ours, theirs = written(tmp_path / "brand", brand_facts()), media_facts()
+    assert "Differential privacy" not in build(ours, contract(), "brand", tmp_path).read_text()
+    assert "epsilon, at a delta of 10^−7" in build(ours, made, "brand", tmp_path).read_text()
+    theirs["insight"]["privacy"] = {"epsilon": 1.5, "delta": 1e-7, "spent": 2.25}
+    page = build(written(tmp_path / "media", theirs), made, "media", tmp_path).read_text()
+    assert "epsilon that all campaigns with this brand have spent" in page
+    assert ">2.25<" in page
 
 
 def test_gain_within_noise_is_said_plainly(tmp_path: Path) -> None:

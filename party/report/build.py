@@ -58,6 +58,7 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         "parties": [asdict(other) for other in contract.parties],
         "protocols": [{**asdict(step), "name": step.name} for step in contract.steps],
         "guards": asdict(contract.guards),
+        "privacy": asdict(contract.privacy),
         **{
             mine[name].step: facts
             for name, facts in steps.items()

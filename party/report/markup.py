@@ -94,3 +94,10 @@ def lines(items: Iterable[object]) -> Html:
 def opening(kicker: str, heading: object) -> Html:
     """The first two lines of a section."""
     return joined(element("p", kicker, class_="kicker"), element("h2", heading))
+
+
+def bar(part: float, *, faint: bool = False) -> Html:
+    """A bar from the middle, to the right for over and to the left for under; `part` is in -1..1."""
+    kind = " ".join(name for name, on in (("under", part < 0), ("faint", faint)) if on)
+    width = f"width:{50 * min(abs(part), 1):.1f}%"
+    return element("span", element("i", class_=kind or None, style=width), class_="bar", aria_hidden="true")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from . import checkup, results, terms, wording
+from . import checkup, people, results, terms, wording
 from .markup import NBSP, Html, element, joined, text
 from .wording import at, count, share, times
 
@@ -20,7 +20,7 @@ _SECTIONS = (
     ("together", "Together", results.together),
     ("sum", "Sum", results.total),
     ("model", "Model", results.model),
-    ("people", "Good customers", results.insight),
+    ("people", "Good customers", people.insight),
     ("scores", "Scores", results.scores),
     ("lookalikes", "Lookalikes", results.lookalikes),
     ("learned", "Who learned what", terms.learned),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import plots, wording
-from .markup import NBSP, Column, Html, Row, card, element, joined, name, opening, small, table, text, title, two
+from .markup import NBSP, Column, Html, Row, bar, card, element, joined, name, opening, small, table, text, title, two
 from .wording import at, count, decimal, share, signed, times
 
 Report = Mapping[str, Any]
 
-_OPEN_FEATURES = 6
-_LISTED_BINS = 8
 _LISTED_WEIGHTS = 12
-_CLEAR = 2.0
 _MODELS = {
     "brand_only": "Your columns alone",
     "joint": "Joint model",
@@ -254,7 +249,7 @@ def _weights(train: Report) -> Html:
     if not weights:
         return Html("")
     most, shown = abs(weights[0]["weight"]) or 1.0, weights[:_LISTED_WEIGHTS]
-    rows = (Row((name(one["name"]), _bar(one["weight"] / most, False), signed(one["weight"], 2))) for one in shown)
+    rows = (Row((name(one["name"]), bar(one["weight"] / most), signed(one["weight"], 2))) for one in shown)
     columns = (Column("column"), Column("lowers · raises", "middle"), Column("weight", "value"))
     return card(
         title("What counts among your own columns"),
@@ -264,108 +259,6 @@ def _weights(train: Report) -> Html:
             "The media’s weights are in a secret basis that only the media can read.",
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Bin:
-    """A bin as it is drawn; `clearness` is its distance from the average in standard deviations, noise included."""
-
-    feature: str
-    label: str
-    people: float
-    index: float | None
-    clearness: float
-
-    @property
-    def is_faint(self) -> bool:
-        return abs(self.clearness) < _CLEAR
-
-
-def _features(facts: Report) -> list[list[_Bin]]:
-    """Each feature's bins, the feature with the clearest bin first."""
-    base, noise = at(facts, "base_rate") or 0.0, at(facts, "noise") or 0.0
-    features = []
-    for feature in facts["features"]:
-        bins = []
-        for entry in feature["bins"]:
-            people, index = max(at(entry, "people") or 0, 0), at(entry, "index")
-            # Counts carry the release's noise besides the chance that is in any count of people.
-            spread = math.sqrt(noise**2 * (1 + base**2) + people * base * (1 - base))
-            away = people * base * (index / 100 - 1) if index is not None else 0.0
-            bins.append(_Bin(feature["name"], entry["label"], people, index, away / spread if spread else 0.0))
-        if bins:
-            features.append(bins)
-    return sorted(features, key=lambda bins: -max(abs(one.clearness) for one in bins))
-
-
-def insight(report: Report) -> Html:
-    facts = report.get("insight")
-    if not facts or not isinstance(facts.get("features"), list) or not facts["features"]:
-        return Html("")
-    features = _features(facts)
-    every = [one for bins in features for one in bins if one.index is not None]
-    doublings = _doublings([one for one in every if not one.is_faint])
-    clear = sorted((one for one in every if not one.is_faint), key=lambda one: -abs(one.clearness))
-    over = [one for one in clear if one.clearness > 0][:_LISTED_BINS]
-    under = [one for one in clear if one.clearness < 0][:_LISTED_BINS]
-    shown, folded = features[:_OPEN_FEATURES], features[_OPEN_FEATURES:]
-    noise = at(facts, "noise")
-    noised = f" Counts carry noise of about ±{count(noise)}, so that no single person can be made out." if noise else ""
-    return joined(
-        opening("Good customers", "Who the good customers are"),
-        element(
-            "p",
-            "The index says how often the matched people of a group are good customers: 100 is the average "
-            f"({share(at(facts, 'base_rate'))}), 200 twice as often.{noised} Groups that may be chance are pale.",
-        ),
-        two(
-            card(title("More often good customers"), _listed_bins(over, doublings)),
-            card(title("Less often good customers"), _listed_bins(under, doublings)),
-        ),
-        element("h3", "Feature by feature, the most telling first"),
-        _cards(shown, doublings),
-        element("details", element("summary", f"The other {len(folded)} features"), _cards(folded, doublings))
-        if folded
-        else "",
-    )
-
-
-def _listed_bins(bins: Sequence[_Bin], doublings: float) -> Html:
-    if not bins:
-        return small("No group stands out from the noise.")
-    return _bins_table("group", ((f"{one.feature}: {one.label}", one) for one in bins), doublings)
-
-
-def _cards(features: Sequence[Sequence[_Bin]], doublings: float) -> Html:
-    cards = (
-        card(element("h3", name(bins[0].feature)), _bins_table("value", ((one.label, one) for one in bins), doublings))
-        for bins in features
-    )
-    return element("div", *cards, class_="cards")
-
-
-def _bins_table(first: str, bins: Iterable[tuple[str, _Bin]], doublings: float) -> Html:
-    columns = (Column(first), Column("people", "people"), Column("under · over", "middle"), Column("index", "value"))
-    rows = []
-    for label, one in bins:
-        bar, index = Html(""), element("span", wording.UNKNOWN, title="under the floor")
-        if one.index is not None:
-            bar, index = _bar(math.log2(max(one.index, 1) / 100) / doublings, one.is_faint), text(count(one.index))
-        rows.append(Row((name(label), count(one.people), bar, index), "faint" if one.is_faint else None))
-    return table(columns, rows, "bars")
-
-
-def _doublings(bins: Sequence[_Bin]) -> float:
-    """How many doublings a full bar is: enough for the highest index, between one and two."""
-    far = max((math.log2(max(one.index, 1) / 100) for one in bins if one.index is not None), default=1.0)
-    return min(max(far, 1.0), 2.0)
-
-
-def _bar(part: float, faint: bool) -> Html:
-    """A bar from the middle, to the right for over and to the left for under; `part` is in -1..1."""
-    kind = " ".join(name for name, on in (("under", part < 0), ("faint", faint)) if on)
-    width = f"width:{50 * min(abs(part), 1):.1f}%"
-    return element("span", element("i", class_=kind or None, style=width), class_="bar", aria_hidden="true")
 
 
 def scores(report: Report) -> Html:

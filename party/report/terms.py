@@ -49,7 +49,8 @@ def learned(report: Report) -> Html:
 
 
 def guards(report: Report) -> Html:
-    rows = (Row((name, count(report["guards"][key]), unit)) for key, (name, unit) in _GUARDS.items())
+    rows = [Row((name, count(report["guards"][key]), unit)) for key, (name, unit) in _GUARDS.items()]
+    rows += _privacy(report)
     protocols = [CATALOG[step["protocol"]] for step in report["protocols"]]
     assumed = dict.fromkeys(line for entry in protocols for line in entry.assumes)
     return joined(
@@ -60,6 +61,23 @@ def guards(report: Report) -> Html:
             card(element("h3", "What this rests on, beyond what software can check"), lines(assumed)),
         ),
     )
+
+
+def _privacy(report: Report) -> list[Row]:
+    """Epsilon and delta where the contract asks for differential privacy, and what a media has spent so far."""
+    asked = report.get("privacy") or {}
+    if not asked.get("epsilon_milli"):
+        return []
+    what = (
+        f"epsilon, at a delta of 10^−{asked['delta_exponent']}, of one media’s matched people in insight and training "
+        "together; hold-out rows and scores are not part of it"
+    )
+    rows = [Row(("Differential privacy", f"{asked['epsilon_milli'] / 1000:g}", what))]
+    spent = [facts["privacy"]["spent"] for facts in report.values() if isinstance(facts, dict) and "privacy" in facts]
+    if spent:
+        told = "epsilon that all campaigns with this brand have spent on this state of your data"
+        rows.append(Row(("Spent so far", f"{max(spent):.2f}", told)))
+    return rows
 
 
 def cost(report: Report) -> Html:
