@@ -270,19 +270,21 @@ async def rows_media(
     channel: Channel, public: PublicKey, x: NDArray[Any], *, randomness: Randomness, added: NDArray[Any] | None = None
 ) -> None:
     """Answers one `rows_brand`. x is (n, d) of small integers; `added` (n,) goes onto every row's value, modulo T."""
-    columns = Columns(public, x)
-    weights = [weight async for weight in load_uploads(channel, public, columns.columns)]
-    extra = np.zeros(columns.rows, np.uint64) if added is None else modulo(added)
-    if len(extra) != columns.rows:
-        raise ValueError(f"{len(extra)} values to add came for {columns.rows} rows")
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "iu":
+        raise ValueError("a matrix of integers with at least one row and one column is needed")
+    n, d = x.shape
+    weights = [weight async for weight in load_uploads(channel, public, d)]
+    extra = np.zeros(n, np.uint64) if added is None else modulo(added)
+    if len(extra) != n:
+        raise ValueError(f"{len(extra)} values to add came for {n} rows")
 
-    def result(item: tuple[int, slice, Randomness]) -> bytes:
-        number, rows, stream = item
+    def result(item: tuple[slice, Randomness]) -> bytes:
+        rows, stream = item
+        factors = [public.encode(slots(column)) for column in x[rows].T]
         # Slots behind the last row are the brand's weights on zeros, so 0: nothing to hide in them.
-        return public.sanitise(columns.row_sums(number, weights), slots(extra[rows]), stream)
+        return public.sanitise(public.combine(weights, factors), slots(extra[rows]), stream)
 
-    items = zip(range(block_count(columns.rows)), blocks(columns.rows), streams(randomness), strict=False)
-    await send_results(channel, spread(result, items))
+    await send_results(channel, spread(result, zip(blocks(n), streams(randomness), strict=False)))
 
 
 async def columns_brand(channel: Channel, key: BrandKey, v: IntArray, d: int) -> IntArray:

@@ -34,6 +34,10 @@ def modulo(x: ArrayLike) -> UInt64Array:
     values = np.asarray(x)
     if values.dtype == np.uint64:
         return values % np.uint64(T)
+    if values.dtype.kind == "i" and values.dtype.itemsize < 8:
+        # All less than T, so one addition does, which is faster than a division.
+        wide = values.astype(np.int64)
+        return (wide + (wide < 0) * np.int64(T)).astype(np.uint64)
     return np.mod(values.astype(np.int64), np.int64(T)).astype(np.uint64)
 
 
