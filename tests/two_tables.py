@@ -21,6 +21,7 @@ from tidegate.party import policy, steps
 from tidegate.party.data import table
 from tidegate.party.job import Job
 from tidegate.protocols.catalog import CATALOG
+from tidegate.protocols.channel import CarrierError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import play
 from tidegate.wire.contract import Contract, ContractParty, DataSet, Holdout, Key, Label, Step
@@ -32,7 +33,10 @@ Facts = dict[str, Any]
 
 @dataclass
 class Tables:
-    """Two tables, who is who in them, and what was charged; each campaign's results lie in a folder for each party."""
+    """Two tables, who is who in them, and what was charged and sent; results lie in a folder for each party.
+
+    left: what `reserve` finds of a budget; limit: where `charge` ends; without a number both take the guard's.
+    """
 
     folder: Path
     rows: dict[str, pa.Table]
@@ -40,6 +44,7 @@ class Tables:
     hidden: bool = False
     charged: list[tuple[str, int]] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
+    limit: dict[str, int] = field(default_factory=dict)
     sent: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)
 
     @classmethod
@@ -85,7 +90,9 @@ class Tables:
         earlier = {"match": results / contract.short / "match"}
         earlier |= {before.name: results / contract.short / before.name for before in contract.steps[:index]}
 
-        def charge(kind: str, amount: int, _limit: int) -> None:
+        def charge(kind: str, amount: int, limit: int) -> None:
+            if sum(each for name, each in self.charged if name == kind) + amount > self.limit.get(kind, limit):
+                raise policy.PolicyError(f"{kind}: all is spent")
             self.charged.append((kind, amount))
 
         def reserve(kind: str, amount: int, limit: int) -> None:
@@ -118,7 +125,11 @@ class Tables:
             finally:
                 self.sent[job.party] = list(channel.sent)
 
-        return asyncio.run(play(lambda ch: heard(ours, ch), lambda ch: heard(theirs, ch)))
+        try:
+            return asyncio.run(play(lambda ch: heard(ours, ch), lambda ch: heard(theirs, ch)))
+        except* Exception as failed:
+            # The other role then only finds its line closed.
+            raise next(one for one in failed.exceptions if not isinstance(one, CarrierError)) from None
 
     def model(self, party: str, contract: Contract) -> Facts:
         path = self.folder / f"{party}-campaigns" / contract.short / "train" / "model.json"

@@ -134,7 +134,9 @@ def rare(recipe: Recipe, table: pa.Table, rows: IntArray) -> NDArray[np.bool_]:
     """Which features of a recipe that was fitted elsewhere stand for 1 to 99 of these rows: (features,).
 
     A sum over a column that so few people are in would tell of them; who trains on these rows enters zeros instead.
+    Checks as `check_fits`.
     """
+    check_fits(recipe, table)
     found = np.zeros(len(recipe.features), np.bool_)
     for j, feature, values in _each(recipe, table, rows):
         if feature.category is not None or feature.missing:
