@@ -480,10 +480,8 @@ async def brand(
     sample weights as scikit-learn's. Where present (n,) is False a row of the media's is nobody's here: x and y do not
     matter, and neither the sums nor what the media sees tell it from the others.
     """
-    if present is not None:
-        x = np.where(np.asarray(present)[:, None], x, 0.0)
-    x = checked_matrix(x, "the brand's")
     y, weights = checked_labels(y, weights, present, len(x))
+    x = checked_matrix(x if present is None else np.where(present[:, None], x, 0.0), "the brand's")
     rows = Rows.of(x, y, weights, settings.privacy)
     await channel.send(Opening(len(x), x.shape[1]))
     key = await open_brand(channel, randomness)
