@@ -67,6 +67,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
     settings = training.settings(job, number(job.step, "steps"), l2, job.peer)
     found = await training.trained(job, channel, taught, settings, start)
     media_part = await training.held_out_scores(job, channel, found.model, held_out)
+    of_media = await training.coefficients(job, channel, found.model)
     sampled = taught.calibrated(found.model)
     kept = training.lookalike_part(job, sampled, media_part, y[held_out])
     rarity = _rarity(job, matched, others)
@@ -84,6 +85,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         "lookalike_steps": 0,
         "stopped": found.stopped,
         "l2": l2,
+        "media_weights": of_media,
         "started_from": job.contract.model,
         **_judged(y[held_out], sampled.intercept + media_part),
     }

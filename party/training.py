@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate.protocols.blind import logistic, scoring
+from tidegate.protocols.blind import importance, logistic, scoring
 from tidegate.protocols.blind.split import receive_split, send_split
 from tidegate.protocols.blind.whitening import MediaModel
 from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError
@@ -308,6 +308,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         media_part = (await held_out_scores(job, channel, of_others.model, held_out))[tested[held_out]]
         model["lookalike"] = lookalike_part(job, taught.calibrated(of_others.model), media_part, y)
         logits["media_only"] = model["lookalike"]["intercept"] + media_part
+    of_media = await coefficients(job, channel, joint)
     write_json(job.staging / "model.json", model)
     (job.staging / "split.u8").write_bytes((own.astype(np.uint8) + 2 * tested.astype(np.uint8)).tobytes())
     return {
@@ -322,6 +323,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
         "balanced": bool(number(job.step, "balance")),
         "started_from": job.contract.model,
         "weights": weighed(recipe.names, joint, standard_errors(taught, alone, l2)),
+        "media_weights": of_media,
         "calibration": rates,
         **quality.compare(y, logits),
     }
@@ -364,6 +366,14 @@ async def held_out_scores(job: Job, channel: Channel, model: logistic.BrandModel
     )
 
 
+async def coefficients(job: Job, channel: Channel, model: logistic.BrandModel) -> list[Facts]:
+    """How much each of the media's columns moves the model, per standard deviation, where the contract grants it."""
+    if not number(job.step, "importance"):
+        return []
+    found = await importance.brand(channel, model.media_weights, job.contract.features.get(job.peer, ()))
+    return [{"name": name, "weight": weight} for name, weight in found]
+
+
 async def media(job: Job, channel: Channel) -> Facts:
     reserve(job)
     places = aligned(job)
@@ -395,6 +405,7 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
         first, _ = trainings(job)[0]
         start = MediaModel(np.array(models.part(earlier, first)["basis"], np.float64))
     model: Facts = {"recipe": recipe.to_json()}
+    trained_models: list[MediaModel] = []
     taken = 0
 
     def on_step(_step: int) -> None:
@@ -421,12 +432,19 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
         charged = Charged(channel, charge_scores)
         await scoring.media_scores(charged, tested @ start.basis, levels=None, randomness=job.randomness)
         model[name] = {"basis": start.basis.tolist()}
+        trained_models.append(start)
+    weights: list[Facts] = []
+    if number(job.step, "importance"):
+        columns = [feature.column for feature in recipe.features]
+        found = await importance.media(channel, trained_models[0], columns, x.std(axis=0))
+        weights = [{"name": name, "weight": w} for name, w in zip(recipe.names, found.tolist(), strict=True)]
     write_json(job.staging / "model.json", model)
     return {
         "rows": {"train": len(train), "holdout": len(held_out)},
         "features": x.shape[1],
         "steps": taken,
         "started_from": job.contract.model,
+        "weights": weights,
         **privacy.facts(job),
     }
 

@@ -226,6 +226,21 @@ def test_differential_privacy_is_charged_step_by_step(tmp_path: Path) -> None:
     assert theirs["privacy"]["epsilon"] == 4
 
 
+def test_what_the_media_s_columns_count_is_said_only_where_the_contract_grants_it(tmp_path: Path) -> None:
+    there = world(tmp_path, 1200)
+    contract, ours, theirs = run(there, {"importance": 1})
+    x, y, _, _ = prepared(there, contract)
+    clear = fitted(x, y).coef_[0][2:]
+    assert [each["name"] for each in ours["media_weights"]] == ["visits", "clicks", "device"]
+    assert [each["name"] for each in theirs["weights"]] == ["visits", "clicks", "device=tv"]
+    for side in (ours["media_weights"], theirs["weights"]):
+        np.testing.assert_allclose([each["weight"] for each in side], clear, atol=0.03)
+    there.charged.clear()
+    _, ours, theirs = run(there, {"steps": 1})
+    assert ours["media_weights"] == theirs["weights"] == []
+    assert not {"Model", "Importance"} & {kind for party in (BRAND, MEDIA) for kind, _ in there.sent[party]}
+
+
 def test_standard_errors_are_those_of_logistic_regression_where_the_media_adds_nothing() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(3000, 3))
