@@ -4,6 +4,7 @@ Each claim is held to both engines; what one makes of a seed the other makes as 
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -396,6 +397,17 @@ def test_uploads_are_fresh_each_time(key):
     one, other = key.encrypt([ZEROS] * 2)
     assert one[:32] != other[:32]
     assert not (np.frombuffer(one[32:], "<u8") == np.frombuffer(other[32:], "<u8")).any()
+
+
+def test_uploads_made_by_several_threads_are_those_that_one_makes():
+    def uploads(spread):
+        key = BrandKey(Randomness(SEED), engine=chosen("native"))
+        values = np.arange(5, dtype=np.uint64)
+        blocks = (np.full(SLOTS, value, np.uint64) for value in values)
+        return [*key.encrypt(blocks, spread), *key.encrypt_constants(values, spread)]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert uploads(pool.map) == uploads(map)
 
 
 def test_fresh_noise_is_as_small_as_seal_s(key, public, secret, randomness):

@@ -30,8 +30,8 @@ make its key, uploads and results again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -61,8 +61,16 @@ RESULT_BYTES = 8 * 2 * SLOTS
 SUM_BYTES = 8 * (1 + SLOTS)
 PUBLIC_KEY_BYTES = 8 * 2 * (len(PRIMES) + 1) * SLOTS
 
+_Item = TypeVar("_Item")
+
 _Q = np.array(PRIMES, np.uint64)[:, None]
 _QP = np.array([*PRIMES, SPECIAL_PRIME], np.uint64)[:, None]
+
+
+class Spread(Protocol):
+    """What `map` does with a function of one argument."""
+
+    def __call__(self, function: Callable[[_Item], bytes], items: Iterable[_Item], /) -> Iterator[bytes]: ...
 
 
 class Engine(Protocol):
@@ -130,13 +138,17 @@ class BrandKey:
     def public_bytes(self) -> bytes:
         return self._public
 
-    def encrypt(self, blocks: Iterable[UInt64Array]) -> Iterator[bytes]:
-        """An upload for each block of 8192 residues modulo T (or the modulus given), one per slot."""
-        return (self._upload(_residues(block, SLOTS, self._modulus)) for block in blocks)
+    def encrypt(self, blocks: Iterable[UInt64Array], spread: Spread = map) -> Iterator[bytes]:
+        """An upload for each block of 8192 residues modulo T (or the modulus given), one per slot.
 
-    def encrypt_constants(self, values: UInt64Array) -> Iterator[bytes]:
-        """An upload for each residue modulo T, standing in every slot: a constant polynomial."""
-        return (self._upload(_residues(values[i : i + 1], 1, self._modulus)) for i in range(len(values)))
+        `spread` may map on several threads. Seeds are drawn as it takes the blocks, so it must take them in order.
+        """
+        return spread(self._upload, ((*self._seeds(), _residues(block, SLOTS, self._modulus)) for block in blocks))
+
+    def encrypt_constants(self, values: UInt64Array, spread: Spread = map) -> Iterator[bytes]:
+        """An upload for each residue modulo T, standing in every slot: a constant polynomial. `spread` as above."""
+        ones = (values[i : i + 1] for i in range(len(values)))
+        return spread(self._upload, ((*self._seeds(), _residues(one, 1, self._modulus)) for one in ones))
 
     def decrypt(self, result: bytes) -> UInt64Array:
         """The residues modulo T in the slots of a result. Raises PeerError for what is no result."""
@@ -148,8 +160,12 @@ class BrandKey:
         _checked(data, SUM_BYTES, _Q[:1], "a sum", halves=1)
         return self._engine.decrypt_sum(self._secret, data)
 
-    def _upload(self, block: bytes) -> bytes:
-        return self._engine.encrypt(self._secret, block, self._randomness.bytes(32), self._randomness.bytes(32))
+    def _seeds(self) -> tuple[bytes, bytes]:
+        return self._randomness.bytes(32), self._randomness.bytes(32)
+
+    def _upload(self, item: tuple[bytes, bytes, bytes]) -> bytes:
+        noise_seed, seed, block = item
+        return self._engine.encrypt(self._secret, block, noise_seed, seed)
 
 
 class PublicKey:
