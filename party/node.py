@@ -337,6 +337,9 @@ async def _outcome(node: Node, order: Order) -> dict[str, Any]:
         # A traceback may quote the data: it is shown only to a developer who asks for it.
         stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
         start_new_session=True,
+        # The threads of numpy's linear algebra wait in a loop. Beside another busy process that takes seconds, and
+        # what they have to do here takes milliseconds.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
     outcome: dict[str, Any] = {}
     try:
