@@ -252,7 +252,7 @@ def test_kill_9_at_a_media_and_a_restart_of_the_coordinator_amid_the_training_lo
 
 
 def test_too_few_in_common_end_the_campaign_with_a_sentence(there: Three, tmp_path: Path) -> None:
-    people = write_people(tmp_path, seed=4, rows={"shop": 500, "alpha": 1200, "beta": 1100})
+    people = write_people(tmp_path, seed=4, rows={"shop": 450, "alpha": 1000, "beta": 1000})
     assert len(people.common) < 100
     there.up()
     propose(there, "few", people)
