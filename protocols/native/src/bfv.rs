@@ -130,16 +130,32 @@ impl Flood {
         }
     }
 
-    /// Number i modulo a prime.
+    /// Number i in pieces of 60, 30, 30 and 11 bits.
     #[inline(always)]
-    fn modulo(&self, i: usize, q: u64) -> u64 {
+    fn pieces(&self, i: usize) -> [u64; 4] {
         let word = |k: usize| self.words[k * self.count + i];
-        let (a, b, c) = (word(0) >> 4, word(1) >> 4, word(2) >> 53);
-        let d = (1 << 60) - q;
-        // 2^120 is d^2 and 2^130 is 2^10 d^2, below 2^46.
-        let wide = u128::from(a) + u128::from(b) * u128::from(d) + u128::from(c * d * d);
-        below(folded(wide, q) + q - ((d * d) << 10), q)
+        let b = word(1) >> 4;
+        [word(0) >> 4, b & LOW_30, b >> 30, word(2) >> 53]
     }
+}
+
+const LOW_30: u64 = (1 << 30) - 1;
+
+/// a + b 2^60 + c 2^120 - 2^130 modulo a prime of PRIMES, or that and a multiple of it: below 2^62. 2^60 is d, and
+/// with b in two pieces every product is below 2^60.
+#[inline(always)]
+fn flooding([a, b_low, b_high, c]: [u64; 4], q: u64) -> u64 {
+    let d = (1 << 60) - q;
+    let high = b_high * d;
+    let b = b_low * d + ((high & LOW_30) << 30) + (high >> 30) * d;
+    a + b + c * d * d + (q - ((d * d) << 10))
+}
+
+/// x below 2^63 modulo a prime of PRIMES.
+#[inline(always)]
+fn short(x: u64, q: u64) -> u64 {
+    const LOW: u64 = (1 << 60) - 1;
+    below((x & LOW) + (x >> 60) * ((1 << 60) - q), q)
 }
 
 #[pyclass(frozen)]
@@ -273,15 +289,18 @@ impl Bfv {
                 } else {
                     self.fill_coefficients(block, &mut message);
                 }
-                let noise = small_noise(&mut noise, N);
+                let mut small = small_noise(&mut noise, N);
+                for (e, m) in small.iter_mut().zip(message.iter()) {
+                    *e += self.rest(*m);
+                }
                 let mut half = Zeroizing::new(vec![0; N]);
                 let mut a = vec![0; N];
                 let (start, rest) = out.split_at_mut(SEED);
                 start.copy_from_slice(seed);
                 for (i, out) in rest.chunks_exact_mut(8 * N).enumerate() {
                     let (prime, q) = (&primes()[i], PRIMES[i]);
-                    for ((x, m), e) in half.iter_mut().zip(message.iter()).zip(noise.iter()) {
-                        *x = self.scaled(*m, i) + e + (q - 21);
+                    for ((x, m), e) in half.iter_mut().zip(message.iter()).zip(small.iter()) {
+                        *x = self.delta[i].times(*m, q) + e + (q - 21);
                     }
                     prime.transform(&mut half);
                     open.integers(q, &mut a);
@@ -492,8 +511,8 @@ impl Bfv {
                 let (prime, q) = (&primes()[i], PRIMES[i]);
                 let u = transformed_ternary(&u, prime);
                 let at = i * N..(i + 1) * N;
-                masked(second, &u, &public[HALF..][at.clone()], q);
-                add(second, sum.map(|sum| &sum[HALF..][at.clone()]), q);
+                let known = sum.map(|sum| &sum[HALF..][at.clone()]);
+                masked(second, &u, &public[HALF..][at.clone()], known, q);
                 let total = u.iter().zip(&public[at.clone()]);
                 let total = total.fold(0, |total, (u, b)| below(total + times(*u, *b, q), q));
                 let total = sum.map_or(total, |sum| {
@@ -501,8 +520,13 @@ impl Bfv {
                 });
                 // The constant coefficient is the values' mean.
                 let mean = below(prime.n_inverse().times(total, q), q);
-                let noise = below(e1[0] + (q - 21), q) + flood.modulo(0, q);
-                first[i] = (mean + noise + self.scaled(residue, i)) % q;
+                first[i] = self.covered(
+                    mean,
+                    e1[0] + self.rest(residue),
+                    residue,
+                    flood.pieces(0),
+                    i,
+                );
                 prime.transform_back(second);
                 for (x, e) in second.iter_mut().zip(e2.iter()) {
                     *x = below(*x + below(e + (q - 21), q), q);
@@ -526,11 +550,21 @@ impl Bfv {
         self.plain.transform_back(out);
     }
 
-    /// round(q m / T) modulo prime i, or that plus the prime, and as much more as T.
+    /// round((q modulo T) m / T): with floor(q / T) m it is round(q m / T).
     #[inline(always)]
-    fn scaled(&self, m: u64, i: usize) -> u64 {
-        let t = self.plain.q;
-        below(self.delta[i].times(m, PRIMES[i]), PRIMES[i]) + self.rest.times(m, t.div_ceil(2))
+    fn rest(&self, m: u64) -> u64 {
+        self.rest.times(m, self.plain.q.div_ceil(2))
+    }
+
+    /// x with a message, its rest and noise (plus 21) and a flood added, modulo prime i: terms below q, 2 q, 2^46, 2^62.
+    #[inline(always)]
+    fn covered(&self, x: u64, small: u64, m: u64, flood: [u64; 4], i: usize) -> u64 {
+        let q = PRIMES[i];
+        let message = self.delta[i].times(m, q);
+        short(
+            below(x + message, 2 * q) + flooding(flood, q) + small + (q - 21),
+            q,
+        )
     }
 
     /// round(T x / q_0) modulo T.
@@ -560,18 +594,18 @@ impl Bfv {
             let u = transformed_ternary(&u, prime);
             for (out, start) in [(&mut *first, 0), (&mut *second, HALF)] {
                 let at = start + i * N..start + (i + 1) * N;
-                masked(out, &u, &public[at.clone()], q);
-                add(out, sum.map(|sum| &sum[at]), q);
+                masked(out, &u, &public[at.clone()], sum.map(|sum| &sum[at]), q);
                 prime.transform_back(out);
-            }
-            for (k, x) in first.iter_mut().enumerate() {
-                let noise = e1[k] + (q - 21) + flood.modulo(k, q);
-                // Less than 5 q in all.
-                let all = *x + noise + self.scaled(message[k], i);
-                *x = below(below(below(all, 4 * q), 2 * q), q);
             }
             for (x, e) in second.iter_mut().zip(e2.iter()) {
                 *x = below(below(*x + e + (q - 21), 2 * q), q);
+            }
+        }
+        for k in 0..N {
+            let (m, pieces) = (message[k], flood.pieces(k));
+            let small = e1[k] + self.rest(m);
+            for i in 0..COUNT {
+                out[i * N + k] = self.covered(out[i * N + k], small, m, pieces, i);
             }
         }
         out
@@ -608,15 +642,16 @@ fn transformed_ternary(u: &[u64], prime: &Prime) -> Secret {
     values
 }
 
-fn masked(out: &mut [u64], u: &[u64], key: &[u64], q: u64) {
-    for ((x, u), key) in out.iter_mut().zip(u).zip(key) {
-        *x = times(*u, *key, q);
-    }
-}
-
-fn add(out: &mut [u64], other: Option<&[u64]>, q: u64) {
-    for (x, other) in out.iter_mut().zip(other.unwrap_or_default()) {
-        *x = below(*x + other, q);
+/// An encryption of zero, less its noise, and the sum, all in values.
+fn masked(out: &mut [u64], u: &[u64], key: &[u64], sum: Option<&[u64]>, q: u64) {
+    let fresh = out.iter_mut().zip(u).zip(key);
+    match sum {
+        Some(sum) => {
+            for (((x, u), key), sum) in fresh.zip(sum) {
+                *x = below(times(*u, *key, q) + sum, q);
+            }
+        }
+        None => fresh.for_each(|((x, u), key)| *x = times(*u, *key, q)),
     }
 }
 
@@ -653,6 +688,56 @@ fn add_products(values: &mut [u64], pairs: &[(&[u64], &[u64])]) {
             for (x, sum) in out.iter_mut().zip(sum) {
                 *x = folded(sum + u128::from(*x), q);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::power;
+
+    #[test]
+    fn reductions_are_right_at_the_edges_of_their_ranges() {
+        for q in PRIMES {
+            let edges = [0, 1, q / 2, q - 1];
+            for (a, b) in edges.into_iter().flat_map(|a| edges.map(|b| (a, b))) {
+                assert_eq!(times(a, b, q), product(a, b, q));
+                let most = LAZY as u128 * u128::from(a) * u128::from(b) + u128::from(a);
+                assert_eq!(u128::from(folded(most, q)), most % u128::from(q));
+            }
+            for x in [0, q - 1, q, 2 * q, (1 << 60) - 1, 1 << 60, (1 << 63) - 1] {
+                assert_eq!(short(x, q), x % q);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_is_the_number_that_its_pieces_make() {
+        for q in PRIMES {
+            for pieces in [
+                [0; 4],
+                [(1 << 60) - 1, LOW_30, LOW_30, (1 << 11) - 1],
+                [5, 1, 1, 1],
+            ] {
+                let [a, low, high, c] = pieces.map(u128::from);
+                let two = |exponent: u64| u128::from(power(2, exponent, q));
+                let sum = a + (low + (high << 30)) * two(60) + c * two(120);
+                let expected = (sum + u128::from(q) - two(130)) % u128::from(q);
+                assert!(flooding(pieces, q) < 1 << 62);
+                assert_eq!(u128::from(flooding(pieces, q) % q), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_the_largest_products_do_not_overflow() {
+        let most: Vec<u64> = (0..2 * HALF).map(|i| PRIMES[i / N % COUNT] - 1).collect();
+        for count in [1, 4, 6, LAZY] {
+            let mut values = most.clone();
+            add_products(&mut values, &vec![(&most[..], &most[..HALF]); count]);
+            // (-1) (-1) so many times, and -1.
+            assert!(values.iter().all(|value| *value == count as u64 - 1));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Batch arithmetic on ristretto255 (RFC 9496) for `tidegate.protocols.primitives.group`.
+//! Batch arithmetic on ristretto255 (RFC 9496) for `tidegate.protocols.primitives.group`; BFV is in `bfv`, joins in `join`.
 //!
 //! Elements are concatenated 32-byte encodings. Work is spread over all cores with Python's lock released. Nothing
 //! here branches on or indexes by a scalar or an element's value, but for the one thing that is announced anyway:

@@ -332,6 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn vector_instructions_and_plain_code_agree() {
+        for q in PRIMES {
+            let prime = Prime::new(q).unwrap();
+            for start in [vec![0; N], vec![q - 1; N], scattered(5, q)] {
+                let (mut a, mut b) = (start.clone(), start);
+                prime.transform(&mut a);
+                prime.transform_plainly(&mut b);
+                assert_eq!(a, b);
+                prime.transform_back(&mut a);
+                prime.transform_back_plainly(&mut b);
+                assert_eq!(a, b);
+            }
+        }
+    }
+
+    #[test]
     fn ratios_are_rounded_as_whole_numbers_are() {
         let (q, t) = (PRIMES[0], PRIMES[4]);
         let ratio = Ratio::new(t, q);

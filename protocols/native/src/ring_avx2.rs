@@ -127,27 +127,54 @@ fn transposed([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
-/// Four factors in a row, and those of the layer below them: the even ones and the odd ones of eight.
+/// Four numbers in a row, and those of the layer below them: the even ones and the odd ones of eight.
+#[target_feature(enable = "avx2")]
+fn last_rows(table: &[u64], outer: usize) -> [__m256i; 3] {
+    let inner = table[2 * outer..].as_chunks().0;
+    let (low, high) = (read(&inner[0]), read(&inner[1]));
+    let (even, odd) = (
+        _mm256_unpacklo_epi64(low, high),
+        _mm256_unpackhi_epi64(low, high),
+    );
+    [
+        read(&table[outer..].as_chunks().0[0]),
+        _mm256_permute4x64_epi64::<0b11011000>(even),
+        _mm256_permute4x64_epi64::<0b11011000>(odd),
+    ]
+}
+
 #[target_feature(enable = "avx2")]
 fn last_factors(factors: &Factors, outer: usize) -> [Four; 3] {
-    let of = |table: &[u64]| {
-        let (outer, inner) = (
-            table[outer..].as_chunks().0,
-            table[2 * outer..].as_chunks().0,
-        );
-        let (low, high) = (read(&inner[0]), read(&inner[1]));
-        let (even, odd) = (
-            _mm256_unpacklo_epi64(low, high),
-            _mm256_unpackhi_epi64(low, high),
-        );
-        [
-            read(&outer[0]),
-            _mm256_permute4x64_epi64::<0b11011000>(even),
-            _mm256_permute4x64_epi64::<0b11011000>(odd),
-        ]
-    };
-    let (values, quotients) = (of(&factors.values), of(&factors.quotients));
-    [0, 1, 2].map(|i| four(values[i], quotients[i]))
+    let values = last_rows(&factors.values, outer);
+    let quotients = last_rows(&factors.quotients, outer);
+    [
+        four(values[0], quotients[0]),
+        four(values[1], quotients[1]),
+        four(values[2], quotients[2]),
+    ]
+}
+
+#[target_feature(enable = "avx2")]
+fn read_columns(rows: &[[u64; 4]]) -> [__m256i; 4] {
+    transposed([
+        read(&rows[0]),
+        read(&rows[1]),
+        read(&rows[2]),
+        read(&rows[3]),
+    ])
+}
+
+#[target_feature(enable = "avx2")]
+fn write_columns(rows: &mut [[u64; 4]], columns: [__m256i; 4]) {
+    for (row, column) in rows.iter_mut().zip(transposed(columns)) {
+        write(row, column);
+    }
+}
+
+/// Below 8 q to below q.
+#[target_feature(enable = "avx2")]
+fn reduced(x: __m256i, q: Modulus) -> __m256i {
+    below(below(below(x, q.four), q.two), q.one)
 }
 
 /// `Prime::transform`.
@@ -167,7 +194,8 @@ pub fn transform(a: &mut [u64], q: u64, factors: &Factors) {
         let quarter = N / parts / 4;
         for (i, part) in a.chunks_exact_mut(4 * quarter).enumerate() {
             let w = same(factors.at(parts + i));
-            let v = [0, 1].map(|k| same(factors.at(2 * (parts + i) + k)));
+            let inner = 2 * (parts + i);
+            let v = [same(factors.at(inner)), same(factors.at(inner + 1))];
             let mut quarters = part.as_chunks_mut::<4>().0.chunks_exact_mut(quarter / 4);
             let [Some(one), Some(two), Some(three), Some(four)] = [(); 4].map(|()| quarters.next())
             else {
@@ -188,16 +216,15 @@ pub fn transform(a: &mut [u64], q: u64, factors: &Factors) {
     }
     for (i, rows) in a.as_chunks_mut::<4>().0.chunks_exact_mut(4).enumerate() {
         let [w, v, u] = last_factors(factors, N / 4 + 4 * i);
-        let [x, y, z, t] = transposed([0, 1, 2, 3].map(|k| read(&rows[k])));
+        let [x, y, z, t] = read_columns(rows);
         let (x, z) = forward_pair(x, z, w, q);
         let (y, t) = forward_pair(y, t, w, q);
         let (x, y) = forward_pair(x, y, v, q);
         let (z, t) = forward_pair(z, t, u, q);
-        let reduced = |x| below(below(below(x, q.four), q.two), q.one);
-        let columns = transposed([x, y, z, t].map(reduced));
-        for (row, column) in rows.iter_mut().zip(columns) {
-            write(row, column);
-        }
+        write_columns(
+            rows,
+            [reduced(x, q), reduced(y, q), reduced(z, q), reduced(t, q)],
+        );
     }
 }
 
@@ -208,21 +235,20 @@ pub fn transform_back(a: &mut [u64], q: u64, factors: &Factors, last: [Factor; 2
     let q = modulus(q);
     for (i, rows) in a.as_chunks_mut::<4>().0.chunks_exact_mut(4).enumerate() {
         let [w, v, u] = last_factors(factors, N / 4 + 4 * i);
-        let [x, y, z, t] = transposed([0, 1, 2, 3].map(|k| read(&rows[k])));
+        let [x, y, z, t] = read_columns(rows);
         let (x, y) = backward_pair(x, y, v, q);
         let (z, t) = backward_pair(z, t, u, q);
         let (x, z) = backward_pair(x, z, w, q);
         let (y, t) = backward_pair(y, t, w, q);
-        for (row, column) in rows.iter_mut().zip(transposed([x, y, z, t])) {
-            write(row, column);
-        }
+        write_columns(rows, [x, y, z, t]);
     }
     let mut parts = N / 16;
     while parts > 1 {
         let quarter = N / parts / 4;
         for (i, part) in a.chunks_exact_mut(4 * quarter).enumerate() {
             let w = same(factors.at(parts + i));
-            let v = [0, 1].map(|k| same(factors.at(2 * (parts + i) + k)));
+            let inner = 2 * (parts + i);
+            let v = [same(factors.at(inner)), same(factors.at(inner + 1))];
             let mut quarters = part.as_chunks_mut::<4>().0.chunks_exact_mut(quarter / 4);
             let [Some(one), Some(two), Some(three), Some(four)] = [(); 4].map(|()| quarters.next())
             else {
@@ -242,12 +268,12 @@ pub fn transform_back(a: &mut [u64], q: u64, factors: &Factors, last: [Factor; 2
         parts /= 4;
     }
     let (low, high) = a.as_chunks_mut::<4>().0.split_at_mut(N / 8);
-    let last = last.map(|factor| same(factor));
+    let last = [same(last[0]), same(last[1])];
     for (x, y) in low.iter_mut().zip(high) {
         let (a, b) = (read(x), read(y));
         let difference = _mm256_sub_epi64(_mm256_add_epi64(a, q.four), b);
-        let reduced = |x| below(below(x, q.two), q.one);
-        write(x, reduced(times(_mm256_add_epi64(a, b), last[0], q)));
-        write(y, reduced(times(difference, last[1], q)));
+        let sum = _mm256_add_epi64(a, b);
+        write(x, reduced(times(sum, last[0], q), q));
+        write(y, reduced(times(difference, last[1], q), q));
     }
 }
