@@ -289,7 +289,11 @@ _ENTRIES = (
                 "the exact score by each model of each of the media's people that the contract draws as hold-out, "
                 "matched or not, in the media's secret order",
             ),
-            "media": ("nothing: neither who matched nor how many; all sizes are those of its own data set",),
+            "media": (
+                "whether the brand goes on: it does with {seeds} or more good customers among those matched to train "
+                "on, and with both kinds among those held out",
+                "nothing else: neither who matched nor how many; all sizes are those of the two data sets",
+            ),
             "coordinator": _COORDINATOR,
         },
         assumes=(_VECTORS, _NO_FLOOR),
@@ -344,7 +348,7 @@ _ENTRIES = (
         assumes=(_VECTORS, _TOGETHER),
         alignment="shown",
         several=True,
-        granted={"early_stop": _TRAIN_GRANTS["early_stop"]},
+        granted=_TRAIN_GRANTS,
     ),
     Entry(
         name="score.rows@1",

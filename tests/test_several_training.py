@@ -199,7 +199,7 @@ def test_three_nodes_train_and_score_the_pooled_model_and_nobody_sees_more(there
     there.until_over("pooled")
     facts = check(there, "pooled", people)
     assert facts["gain_shown"]
-    assert set(facts["media"]) == {"alpha", "beta"}
+    assert set(facts["media_columns"]) == {"alpha", "beta"}
     for media in NAMES[1:]:
         store = there.stores[media]
         digest = store.dataset("people").digest
