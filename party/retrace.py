@@ -186,6 +186,7 @@ def retrace(home: Home, store: Store, campaign: Campaign) -> Iterator[Retraced]:
                 count_noise=_no_noise,
                 charge=lambda _kind, _amount, _limit: None,
                 tokens=home.tokens,
+                campaigns=home.path / "campaigns",
                 channels=dict(channels),
             )
             asyncio.run(play(job, channels[peers[0]]))

@@ -405,18 +405,33 @@ def _insight(facts: dict[str, Any]) -> Iterable[str]:
 
 def _train(facts: dict[str, Any]) -> Iterable[str]:
     yield f"{facts['rows']['train']:,} rows to train on, {facts['rows']['holdout']:,} held out"
+    if facts.get("started_from"):
+        yield f"started from the model {facts['started_from']}"
+    if facts.get("stopped"):
+        yield f"came to rest after {facts['steps']} optimiser steps"
+    if facts.get("l2_tried"):
+        yield f"L2 penalty {facts['l2']:g}, chosen on the brand's own columns"
     if "auc" not in facts:
         return
-    auc, (low, high) = facts["auc"], facts["gain_interval"]
+    auc = facts["auc"]
+    if "joint" not in auc:
+        yield f"{facts['others']['drawn']:,} of {facts['others']['pool']:,} other people stand for the rest"
+        yield f"AUC {auc['media_only']:.3f}: the brand's people told from the media's others"
+        return
     yield f"AUC {auc['joint']:.3f} together, {auc['brand_only']:.3f} with the brand's own columns alone"
-    verdict = "" if low > 0 or high < 0 else ": within noise, joining is not shown to help"
-    yield f"gain of joining {facts['gain']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}){verdict}"
+    if facts["gain_interval"] is not None:
+        low, high = facts["gain_interval"]
+        verdict = "" if low > 0 or high < 0 else ": within noise, joining is not shown to help"
+        yield f"gain of joining {facts['gain']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}){verdict}"
     lift = facts["lift_at"]["10"]
     yield f"good customers in the best tenth: {lift['joint']:.1f} times the average ({lift['brand_only']:.1f} alone)"
 
 
 def _score(facts: dict[str, Any]) -> Iterable[str]:
-    yield f"{facts['rows']:,} matched customers scored"
+    by = f" by the model {facts['model']}" if facts.get("model") else ""
+    yield f"{facts['rows']:,} matched customers scored{by}"
+    if "expected_rate" in facts:
+        yield f"{100 * facts['expected_rate']:.1f} % of them are expected to be good customers"
 
 
 def _expand(facts: dict[str, Any]) -> Iterable[str]:

@@ -151,6 +151,8 @@ def model(report: Report) -> Html:
     if not train:
         return Html("")
     rows, good = at(train, "rows") or {}, at(train, "positives") or {}
+    if at(train, "auc", "media_only") is not None and at(train, "auc", "joint") is None:
+        return _from_seeds(train, report["peer"])
     if at(train, "auc", "joint") is None:
         return joined(
             opening("Model", "Trained on encrypted values"),
@@ -160,6 +162,7 @@ def model(report: Report) -> Html:
                 f"columns of yours; {count(rows.get('holdout'))} rows were held out to test it. "
                 f"The model and its quality are with {report['peer']}.",
             ),
+            card(_of_media(train.get("weights") or [], "What your columns count")) if train.get("weights") else "",
         )
     return joined(
         opening("Model", f"Your columns alone, and joined with {report['peer']}"),
@@ -171,7 +174,53 @@ def model(report: Report) -> Html:
         _yardstick(train),
         card(_comparison(train)),
         two(_gains_card(train), _weights(train)),
+        _how_trained(train),
+        card(_of_media(train["media_weights"], f"What the columns of {report['peer']} count"))
+        if train.get("media_weights")
+        else "",
     )
+
+
+def _from_seeds(train: Report, peer: str) -> Html:
+    """The model of a brand that has good customers alone: there is no gain to show, for its columns say nothing."""
+    rows, others = at(train, "rows") or {}, at(train, "others") or {}
+    return joined(
+        opening("Model", f"Your people told from {peer}’s others"),
+        element(
+            "p",
+            f"Trained on {count(rows.get('train'))} people: yours, and others out of {count(others.get('drawn'))} that "
+            f"{peer} drew among its {count(others.get('pool'))}. Judged on {count(rows.get('holdout'))} it never saw. "
+            "Some of the others may be as good: the model ranks as well then, but its rates are promises of likeness.",
+        ),
+        card(_comparison(train)),
+        _how_trained(train),
+        card(_of_media(train["media_weights"], f"What the columns of {peer} count"))
+        if train.get("media_weights")
+        else "",
+    )
+
+
+def _how_trained(train: Report) -> Html:
+    """In a line: steps, penalty, weights, where it started from."""
+    said = [f"{count(at(train, 'steps'))} optimiser steps"]
+    if train.get("stopped"):
+        said[0] += ", after which nothing was left to gain"
+    penalty = "chosen on your own columns" if train.get("l2_tried") else "as agreed"
+    said.append(f"L2 penalty {at(train, 'l2'):g}, {penalty}" if at(train, "l2") is not None else "")
+    said.append(f"rows count as much as their {train['weighted_by']} says" if train.get("weighted_by") else "")
+    said.append("both kinds of customers count alike" if train.get("balanced") else "")
+    said.append(f"started from the model {train['started_from']}" if train.get("started_from") else "")
+    return small("; ".join(filter(None, said)) + ".")
+
+
+def _of_media(weights: Sequence[Mapping[str, Any]], words: str) -> Html:
+    """The media's coefficients, where the contract has granted them."""
+    shown = sorted(weights, key=lambda entry: -abs(entry["weight"]))[:_LISTED_WEIGHTS]
+    most = abs(shown[0]["weight"]) or 1.0
+    rows = (Row((name(one["name"]), bar(one["weight"] / most), signed(one["weight"], 2))) for one in shown)
+    columns = (Column("column"), Column("lowers · raises", "middle"), Column("weight", "value"))
+    note = f"Per standard deviation, the largest {len(shown)} of {len(weights)}; the contract grants them to both."
+    return joined(title(words), table(columns, rows, "bars"), small(note))
 
 
 def _gains_card(train: Report) -> Html:
@@ -249,13 +298,18 @@ def _weights(train: Report) -> Html:
     if not weights:
         return Html("")
     most, shown = abs(weights[0]["weight"]) or 1.0, weights[:_LISTED_WEIGHTS]
-    rows = (Row((name(one["name"]), bar(one["weight"] / most), signed(one["weight"], 2))) for one in shown)
+    rows = []
+    for one in shown:
+        faint = one.get("sign") == 0
+        cells = (name(one["name"]), bar(one["weight"] / most, faint=faint), signed(one["weight"], 2))
+        rows.append(Row(cells, "faint" if faint else None))
     columns = (Column("column"), Column("lowers · raises", "middle"), Column("weight", "value"))
     return card(
         title("What counts among your own columns"),
         table(columns, rows, "bars"),
         small(
             f"Weights of the joint model per standard deviation, the largest {len(shown)} of {len(weights)}. "
+            "Pale ones are within two standard errors of 0, given the media’s part as it is. "
             "The media’s weights are in a secret basis that only the media can read.",
         ),
     )
