@@ -73,7 +73,10 @@ class Public:
 
 
 class Seal:
-    """The operations for one plaintext modulus. Bytes are little-endian words of the sizes that `bfv` checks."""
+    """The operations for one plaintext modulus. Bytes are little-endian words of the sizes that `bfv` checks.
+
+    For one thread at a time: SEAL's objects pass through one scratch file.
+    """
 
     def __init__(self, context: _Context) -> None:
         self._context = context
