@@ -31,6 +31,7 @@ from .data import table
 from .job import Job
 from .noise import discrete_gaussian
 from .order import PASSING, Order, describe, is_result_of, outline
+from .pacing import Pacing
 from .progress import Progress
 from .steps import play
 from .store import PersonError, Store
@@ -96,7 +97,12 @@ async def attempt(order: Order) -> dict[str, Any]:
     started = time.monotonic()
     staging = order.home.staging(order.run)
     staging.mkdir(parents=True, mode=0o700)
-    progress = Progress(contract, step, say)
+    progress, pacing = Progress(contract, step, say), Pacing(step, me, contract.role("media").data.rows)
+
+    def on_message(direction: str, kind: str, size: int) -> None:
+        progress.on_message(direction, kind, size)
+        pacing.on_message(direction)
+
     lines: list[Line] = []
     try:
         for peer in peers:
@@ -115,7 +121,7 @@ async def attempt(order: Order) -> dict[str, Any]:
                 peer_name=peer.name,
                 inputs=_known_to(contract, peer, order.earlier) | models.run_used(store, contract),
                 software=__version__,
-                on_message=progress.on_message,
+                on_message=on_message,
             )
 
         keeping = retrace.Keeping(contract, step, me.role, staging)
@@ -147,6 +153,7 @@ async def attempt(order: Order) -> dict[str, Any]:
         try:
             facts = await play(job, job.channels[peers[0].name])
             keeping.finish()
+            await asyncio.sleep(pacing.wait_s())
             digests = await _together(*(session.finish() for session in sessions))
         except Exception as error:
             again = describe(error)["kind"] in PASSING

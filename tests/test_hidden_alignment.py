@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,18 @@ from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, chisquare
 from sklearn.linear_model import LogisticRegression
 
+from tests import real_parties
 from tests.both_roles import spoken
+from tests.real_parties import PAPER, SHOP
 from tests.two_parties import CAMPAIGN, Town, make_town
-from tidegate.party import campaign, policy, quality, steps
+from tidegate.party import campaign, pacing, policy, quality, steps
 from tidegate.party.data import features, table
+from tidegate.party.demo.records import fiction_phones
 from tidegate.party.job import Job
 from tidegate.protocols.blind import traffic
 from tidegate.protocols.blind.products import Uploads
 from tidegate.protocols.catalog import CATALOG, protocol_after
-from tidegate.protocols.channel import Channel, DisagreementError, M, Message, TidegateError
+from tidegate.protocols.channel import Channel, DisagreementError, M, Message, PolicyError, TidegateError
 from tidegate.protocols.primitives.bfv import PRIMES, SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.protocols.simulate import MemoryChannel
@@ -177,6 +182,8 @@ def job_of(done: Played, index: int, name: str) -> Job:
         randomness=Randomness(done.seeds[name][:-1] + bytes([index])),
         count_noise=lambda n: np.zeros(n, np.int64),
         charge=charge,
+        campaigns=done.folder / name / "campaigns",
+        cache=done.folder / name / "cache",
     )
 
 
@@ -204,7 +211,7 @@ def test_the_model_is_that_of_pooled_data_with_the_medias_columns_scaled_by_all_
     everybody = people(20_000, np.arange(0)).media["visits"].to_numpy()
     biased = np.flatnonzero(rng.random(20_000) < np.clip(everybody / 10, 0.02, 1))
     made = people(20_000, biased)
-    contract = contract_of(made, "train")
+    contract = contract_of(made, "train", "score")
     done = played(tmp_path / "run", made, contract)
     assert done.failed == {}
     ours, theirs = (np.fromfile(done.folder / party / "match" / "order.i64", "<i8") for party in ("acme", "feed"))
@@ -223,12 +230,56 @@ def test_the_model_is_that_of_pooled_data_with_the_medias_columns_scaled_by_all_
     assert abs(facts["auc"]["joint"] - quality.auc(y[ours[tested]], expected)) <= 5e-4
     assert abs(facts["log_loss"]["joint"] - quality.log_loss(y[ours[tested]], expected)) <= 3e-4
     assert facts["gain_shown"]
+    # The scores are those of the people the brand knows and of nobody else, blurred by half a level at most.
+    scores = pq.read_table(done.folder / "acme" / "score" / "scores.parquet")
+    low, high = json.loads((done.folder / "acme" / "train" / "model.json").read_text())["joint"]["window"]
+    place = {int(row): at for at, row in enumerate(ours) if row >= 0}
+    assert sorted(scores["row"].to_pylist()) == sorted(place)
+    exact = pooled.decision_function(x[[place[row] for row in scores["row"].to_pylist()]])
+    given = scores["score"].to_numpy()
+    off = np.abs(np.log(given / (1 - given)) - exact)
+    # A score outside the window wraps to its other end: few do.
+    assert float(np.mean(off <= (high - low) / 19 / 2 + 0.02)) > 0.99
+    assert {path.name for path in (done.folder / "acme" / "score").iterdir()} == {"scores.parquet"}
+
+
+def test_insight_counts_those_who_matched_and_the_good_ones_in_each_bin_of_all_people(tmp_path: Path) -> None:
+    made = people(ROWS, np.random.default_rng(8).permutation(ROWS)[:2500])
+    done = played(tmp_path / "run", made, contract_of(made, "insight"))
+    assert done.failed == {}
+    facts = done.facts["insight"]["acme"]
+    bought, devices = made.brand["bought"].to_numpy(), np.array(made.media["device"].to_pylist())
+    good = bought[made.common[:, 0]] == 1
+    assert (facts["matched"], facts["positives"]) == (2500, int(good.sum()))
+    shown = {feature["name"]: feature["bins"] for feature in facts["features"]}
+    assert {bin_["label"]: (bin_["people"], bin_["matched"], bin_["positives"]) for bin_ in shown["device"]} == {
+        name: (
+            int((devices == name).sum()),
+            int((devices[made.common[:, 1]] == name).sum()),
+            int((good & (devices[made.common[:, 1]] == name)).sum()),
+        )
+        for name in ("phone", "tablet", "desktop")
+    }
+    visits = next(feature for feature in facts["features"] if feature["name"] == "visits")
+    assert visits["bins"][0]["index"] < 80 < 120 < visits["bins"][-1]["index"]
+
+
+def test_the_brand_keeps_the_least_number_of_good_customers_by_itself(tmp_path: Path) -> None:
+    made = people(ROWS, np.random.default_rng(9).permutation(ROWS)[:100])
+    contract = contract_of(made, "insight", "train", train=SHORT)
+    done = played(tmp_path / "run", made, contract)
+    # Insight is played to its end, so that the media cannot tell, and nothing of it is kept.
+    assert done.facts["insight"]["acme"]["features"] == []
+    assert set(done.facts["insight"]) == {"acme", "feed"}
+    # Training ends before anything is sent: that the brand does not go on is what the media learns.
+    assert isinstance(done.failed["acme"], PolicyError)
+    assert done.sent["train"] == {"acme": [], "feed": []}
 
 
 # The media's view is the same whoever matched, and however many.
 
 
-ALL_STEPS = ("train",)
+ALL_STEPS = ("insight", "train", "score")
 ROWS = 6000
 
 
@@ -330,6 +381,15 @@ def test_the_ciphertexts_that_the_media_gets_are_uniform_whoever_matched(runs: d
     assert chi2_contingency(np.array(counts)).pvalue > 1e-6
 
 
+def test_a_brand_ends_a_step_when_the_number_of_the_medias_people_says(runs: dict[int, Played]) -> None:
+    assert [pacing.left_s(passed, 2.0) for passed in (0.0, 0.5, 2.0, 2.5, 7.0)] == [2.0, 1.5, 0.0, 1.5, 1.0]
+    contract = runs[300].contract
+    for step in contract.steps:
+        assert pacing.Pacing(step, contract.party("acme"), 1000).wait_s() > 0
+        assert pacing.Pacing(step, contract.party("feed"), 1000).wait_s() == 0
+    assert pacing.Pacing(Step("match", "match.oprf@1", {}), contract.party("acme"), 1000).wait_s() == 0
+
+
 # What it costs.
 
 
@@ -419,3 +479,84 @@ def test_what_the_media_cannot_check_is_said_where_people_sign(town: Town) -> No
     assert contract is not None
     for step in contract.steps[1:]:
         assert any("cannot check" in line and "least numbers" in line for line in CATALOG[step.protocol].assumes)
+
+
+# Between real parties.
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_parties.Town]:
+    with real_parties.town(tmp_path_factory.mktemp("nodes")) as made:
+        made.up()
+        yield made
+
+
+def with_strangers(tables: real_parties.Tables, folder: Path, strangers: int) -> real_parties.Tables:
+    """The same two tables, but the first of the shop's people that paper knows are other people."""
+    changed = set(tables.joined[:strangers, 0].tolist())
+    numbers = fiction_phones(20_000)[-strangers:]
+    with tables.shop.open() as file:
+        rows: real_parties.Rows = list(csv.DictReader(file))
+    for row in changed:
+        rows[row] |= {"tel": numbers.pop() if rows[row]["tel"] else "", "contact": ""} | (
+            {"contact": f"stranger.{row}@example.com"} if rows[row]["contact"] else {}
+        )
+    folder.mkdir()
+    real_parties.write_csv(folder / "shop.csv", rows)
+    return real_parties.Tables(folder / "shop.csv", tables.paper, tables.joined[strangers:])
+
+
+# Two campaigns of four steps each between processes.
+@pytest.mark.timeout(480)
+def test_a_campaign_in_which_the_media_does_not_learn_who_matched(nodes: real_parties.Town, tmp_path: Path) -> None:
+    steps = ("match", "insight", "train", "score")
+    many = real_parties.write_tables(tmp_path / "tables", seed=4)
+    few = with_strangers(many, tmp_path / "few", 500)
+    assert len(few.joined) + 500 == len(many.joined)
+    for name, tables in (("many", many), ("few", few)):
+        nodes.register(tables)
+        match = 'keys = ["phone", "email"]\nmode = "brand"'
+        text = real_parties.campaign_text(name, steps, match=match, holdout="share = 30", guards="seeds = 50")
+        nodes.stage.campaign(SHOP, "propose", str(nodes.file(text.replace("steps = 8", "steps = 4"))), "--yes")
+        nodes.stage.party(PAPER, "approve", name, "--yes")
+        nodes.until_over(name)
+        assert nodes.facts(SHOP, name, "match")["size"] == len(tables.joined)
+        scores = pq.read_table(nodes.results(SHOP, name) / "score" / "scores.parquet")
+        assert sorted(scores["row"].to_pylist()) == sorted(tables.joined[:, 0].tolist())
+        assert nodes.facts(SHOP, name, "train")["gain"] > 0.02
+        for party in (SHOP, PAPER):
+            said = nodes.stage.party(party, "results", name, "--export", str(tmp_path / f"{party}-{name}"))
+            assert (f"{len(tables.joined):,}" in said) == (party == SHOP)
+        assert not (nodes.results(PAPER, name) / "match" / "rows.i64").exists()
+    for index, step in enumerate(steps):
+        told = [nodes.facts(PAPER, name, step) for name in ("many", "few")]
+        for name, facts in zip(("many", "few"), told, strict=True):
+            del facts["run"], facts["seconds"]
+            if step == "train":
+                # Of 2,400 places, those that the contract's hash draws.
+                held_out = int(drawn(nodes.campaign(PAPER, name).contract, 2400).sum())
+                assert facts.pop("rows") == {"train": 2400 - held_out, "holdout": held_out}
+        # With what was sent and received, to the byte.
+        assert told[0] == told[1]
+        ends = [
+            next(run for run in nodes.runs(PAPER, name, index) if run.state == "committed") for name in ("many", "few")
+        ]
+        assert len({(run.sent, run.received, len(run.receipt)) for run in ends}) == 1
+    contracts = [nodes.campaign(PAPER, name).contract for name in ("many", "few")]
+    names = {"campaign", "nonce", "created_s", "expires_s", "parties"}
+    made = [{key: value for key, value in asdict(each).items() if key not in names} for each in contracts]
+    assert made[0] == made[1]
+    assert nodes.leftovers() == []
+
+
+def test_the_page_has_the_bytes_that_follow_from_the_sizes() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "protocols" / "hidden-alignment.md").read_text()
+    for people_ in (10_000, 100_000, 1_000_000, 10_000_000):
+        trained, scored = [], []
+        for n in (people_, people_ // 10):
+            held_out = traffic.of_scores(n * 3 // 10, 20)
+            training = traffic.of_training(n * 7 // 10, 20, 20, 8)
+            trained.append((training.up + held_out.up, training.down + held_out.down))
+            scored.append(traffic.of_scores(n, 20).both)
+        cells = [people_, *(round(b / 1e6) for b in (*trained[0], scored[0], sum(trained[1]), scored[1]))]
+        assert "| " + " | ".join(f"{cell:,}" for cell in cells) + " |" in page
