@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..primitives.fixed_point import FEATURE_BITS, FloatArray, IntArray, T, UInt64Array
+from ..primitives.fixed_point import FEATURE_BITS, FloatArray, T, UInt64Array
 
 HARMONICS = 6
 _WINDOW, _WIDEST_WINDOW, _GAP = 16.0, 40.0, 8.0
@@ -103,24 +103,27 @@ def factor_bits(rows: int) -> int:
     return min(10, (math.floor(math.log2(room)) - FEATURE_BITS) // 2)
 
 
-def brand_factors(share: UInt64Array, weights: FloatArray, series: Series, bits: int) -> Iterator[IntArray]:
-    """A_1, B_1, A_2, ... at the brand's share u of each logit times the row's weight, `bits` behind the point."""
+def brand_factors(share: UInt64Array, weights: FloatArray, series: Series, bits: int) -> Iterator[NDArray[np.int32]]:
+    """A_1, B_1, A_2, ... at the brand's share u of each logit times the row's weight, `bits` behind the point.
+
+    Weights whose rms is at most 1 are at most 2^12 (for 2^24 rows), so that 32 bits hold a factor.
+    """
     turn = _turns(share).conj()
     power = weights * 2.0**bits * turn
     for a, b in zip(series.a, series.b, strict=True):
         factor = complex(a, b) * power
-        yield np.rint(factor.real).astype(np.int64)
-        yield np.rint(factor.imag).astype(np.int64)
+        yield np.rint(factor.real).astype(np.int32)
+        yield np.rint(factor.imag).astype(np.int32)
         power *= turn
 
 
-def media_factors(share: UInt64Array, bits: int) -> Iterator[IntArray]:
+def media_factors(share: UInt64Array, bits: int) -> Iterator[NDArray[np.int32]]:
     """What A_1, B_1, A_2, ... are multiplied with at the media's share v: cos and sin of 2 pi j v / T."""
     turn = _turns(share)
     power = 2.0**bits * turn
     for _ in range(HARMONICS):
-        yield np.rint(power.real).astype(np.int64)
-        yield np.rint(power.imag).astype(np.int64)
+        yield np.rint(power.real).astype(np.int32)
+        yield np.rint(power.imag).astype(np.int32)
         power = power * turn
 
 

@@ -39,7 +39,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,7 @@ MAX_COLUMNS = 400
 MAX_ROWS = 2**24
 SUM_BITS = 16
 _REACH = 2.5
+_AT_ONCE = 4
 _HELD_BYTES = 2**29
 _LOADED_BYTES = 6 * 8 * SLOTS
 
@@ -292,7 +293,7 @@ class Rows:
             for column in self.own.integers[rows].T:
                 yield slots(column)
 
-    def factors(self, rows: slice, opened: UInt64Array, theta: FloatArray) -> Iterator[IntArray]:
+    def factors(self, rows: slice, opened: UInt64Array, theta: FloatArray) -> Iterator[NDArray[np.int32]]:
         """Step 3 for one block: A_1, B_1, A_2, ... of rows whose masked logits at the media were opened."""
         count = rows.stop - rows.start
         logits = np.rint(self.own.logits(rows, theta) * (T / self.series.period)).astype(np.int64)
@@ -351,16 +352,14 @@ class HeldColumns:
         loaded = self._public.load(upload)
         self._parts.append(loaded if self._loads else upload)
 
-    def add_sums(self, sums: list[Ciphertext | None], block: int, residues: UInt64Array) -> None:
-        """sums[f] += Enc(X_b) times residues, slot by slot, for one block."""
-        if not self.columns:
-            return
-        factor = self._public.encode(slots(residues))
+    def add_sums(self, sums: list[Ciphertext | None], block: int, residues: Sequence[UInt64Array]) -> None:
+        """sums[f] += Enc(X_b) times residues, slot by slot, for one block and those after it."""
+        factors = [self._public.encode(slots(each)) for each in residues] if self.columns else []
 
         def added(column: int) -> Ciphertext | None:
-            part = self._parts[block * self.columns + column]
-            ciphertext = self._public.load(part) if isinstance(part, bytes) else part
-            return self._public.add_product(sums[column], ciphertext, factor)
+            parts = [self._parts[number * self.columns + column] for number in range(block, block + len(factors))]
+            loaded = [self._public.load(part) if isinstance(part, bytes) else part for part in parts]
+            return self._public.combine(loaded, factors, sums[column])
 
         sums[:] = spread(added, range(self.columns))
 
@@ -383,30 +382,44 @@ def masked_residuals(
 
 
 class GradientSums:
-    """Step 6 at a media, block after block: its own columns with what the brand sends, those of the brand with -rho."""
+    """Step 6 at a media, block after block: its own columns with what the brand sends, those of the brand with -rho.
+
+    Four blocks are added at once: a product costs a third then.
+    """
 
     def __init__(self, public: PublicKey, columns: Columns, held: HeldColumns) -> None:
         self._public, self._columns, self._held = public, columns, held
         self._sums: list[Ciphertext | None] = [None] * columns.columns
         self._held_sums: list[Ciphertext | None] = [None] * held.columns
-        self._shares = [0] * columns.columns
+        self._own = [0] * columns.columns
+        self._shares: list[UInt64Array] = []
+        self._residuals: list[Ciphertext] = []
         self.ones = 0
 
     def add_share(self, block: int, share: UInt64Array) -> None:
         """-rho for one block. Slots behind the last row belong to nobody and stay out of the sums."""
         rows = self._columns.integers(block)
         used = share[: len(rows)]
-        self._shares = [a + b for a, b in zip(self._shares, dots(rows, used), strict=True)]
+        self._own = [a + b for a, b in zip(self._own, dots(rows, used), strict=True)]
         self.ones += total(used) << FEATURE_BITS
-        self._held.add_sums(self._held_sums, block, used)
+        self._shares.append(used)
+        if self._is_time(block, len(self._shares)):
+            self._held.add_sums(self._held_sums, block + 1 - len(self._shares), self._shares)
+            self._shares = []
 
     def add_residuals(self, block: int, residuals: Ciphertext) -> None:
         """Enc(r_b) for one block."""
-        self._columns.add_column_sums(self._sums, block, residuals)
+        self._residuals.append(residuals)
+        if self._is_time(block, len(self._residuals)):
+            self._columns.add_column_sums(self._sums, block + 1 - len(self._residuals), self._residuals)
+            self._residuals = []
+
+    def _is_time(self, block: int, waiting: int) -> bool:
+        return waiting == _AT_ONCE or block + 1 == block_count(self._columns.rows)
 
     def results(self, added: list[int], randomness: Randomness) -> Iterator[bytes]:
         """The sums for the media's columns, then for the brand's, each with noise that is added."""
-        constants = [*self._shares, *[0] * self._held.columns]
+        constants = [*self._own, *[0] * self._held.columns]
         values = (constant + noise for constant, noise in zip(constants, added, strict=True))
         return sanitised_sums(self._public, [*self._sums, *self._held_sums], values, randomness)
 

@@ -177,7 +177,7 @@ async def _added_up(columns: Columns, uploads: AsyncIterator[Ciphertext]) -> lis
     """The next vector's sum over each arm."""
     sums: list[Ciphertext | None] = [None] * columns.columns
     for number in range(block_count(columns.rows)):
-        columns.add_column_sums(sums, number, await anext(uploads))
+        columns.add_column_sums(sums, number, [await anext(uploads)])
     return sums
 
 

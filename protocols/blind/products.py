@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -172,11 +172,12 @@ class Columns:
         """Enc(sum_j w_j X_j) for the rows of one block."""
         return self._public.combine(weights, [self.factor(block, column) for column in range(self.columns)])
 
-    def add_column_sums(self, sums: list[Ciphertext | None], block: int, vector: Ciphertext) -> None:
-        """sums[j] += Enc(v X_j, slot by slot) for one block."""
+    def add_column_sums(self, sums: list[Ciphertext | None], block: int, vectors: Sequence[Ciphertext]) -> None:
+        """sums[j] += Enc(v X_j, slot by slot) for v of one block and those after it."""
+        near = range(block, block + len(vectors))
 
         def added(column: int) -> Ciphertext | None:
-            return self._public.add_product(sums[column], vector, self.factor(block, column))
+            return self._public.combine(vectors, [self.factor(number, column) for number in near], sums[column])
 
         sums[:] = spread(added, range(self.columns))
 
