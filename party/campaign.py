@@ -295,7 +295,7 @@ class _Form:
         label, holdout = self.label_and_holdout(brand, guards, steps)
         privacy, outcome = self.privacy(), self.outcome(store, brand, media, steps)
         if model is not None and not any(step.step in policy.NEED_LABEL for step in steps):
-            features = model.contract.features
+            features = self.columns_of(model, home, brand, offers)
         else:
             features = self.features(home, brand, offers, label, holdout, outcome, steps)
             if model is not None:
@@ -939,6 +939,21 @@ class _Form:
             of = f"{offer.partner}'s data set {offer.dataset}"
             found[offer.partner] = self.chosen(raw, "features.media", offer.columns, set(), of, least=1)
         return found
+
+    def columns_of(
+        self, model: Campaign, home: Home, brand: Dataset | None, offers: list[Offer]
+    ) -> dict[str, tuple[str, ...]]:
+        """The columns of a kept model, which today's data sets must have as well."""
+        there = {home.name(): (f"data set {brand.name}", brand.columns)} if brand is not None else {}
+        there |= {offer.partner: (f"{offer.partner}'s data set {offer.dataset}", offer.columns) for offer in offers}
+        for party, columns in model.contract.features.items():
+            whose, described = there.get(party, ("", []))
+            missing = set(columns) - set(policy.usable_features(described))
+            if whose and missing:
+                expected = f"the columns of the model {model.short} in {whose}"
+                hint = f"{_listed(sorted(missing))} is not there, or holds no numbers or categories"
+                self.wrong("model.campaign", expected, f"{len(columns) - len(missing)} of {len(columns)}", hint)
+        return model.contract.features
 
     def model_features(self, model: Campaign, features: dict[str, tuple[str, ...]]) -> None:
         """Notes columns that differ from those of the model that training starts from."""

@@ -136,6 +136,15 @@ def test_training_goes_on_from_a_kept_model_only_with_its_columns(there: Town, t
     assert there.facts(SHOP, "autumn", "train")["started_from"] == short(there)
 
 
+def test_data_without_a_column_of_the_model_is_refused_before_it_is_proposed(there: Town, tmp_path: Path) -> None:
+    tables = write_tables(tmp_path, seed=6)
+    tables.shop.write_text(tables.shop.read_text().replace("tel,contact,age,", "tel,contact,years,", 1))
+    there.register(tables)
+    said = refused(there, SHOP, "check", str(there.file(later("stale", short(there)))))
+    assert "2 of 3" in said
+    assert "age is not there" in said
+
+
 def test_a_deleted_model_is_gone_for_its_party_alone_and_refused_by_name(there: Town, tmp_path: Path) -> None:
     there.propose("winter", write_tables(tmp_path, seed=5), STEPS)
     there.until_over("winter")
