@@ -439,7 +439,32 @@ def _expand(facts: dict[str, Any]) -> Iterable[str]:
     for found in facts["sizes"]:
         lift = found.get("expected_lift")
         expected = f", expected lift {lift:.1f}" if lift else ""
-        yield f"audience of {found['percent']} %: {found['people']:,} people{expected}"
+        alone = f", {found['left_alone']:,} of them left alone" if found.get("left_alone") else ""
+        yield f"audience {found.get('name', found['percent'])}: {found['people']:,} people{alone}{expected}"
+
+
+def _measure(facts: dict[str, Any]) -> Iterable[str]:
+    if "people" in facts:
+        people = facts["people"]
+        yield f"{people['exposed']:,} people of the audience against {people['control']:,} who were left alone"
+        if facts["gone"]:
+            yield f"{facts['gone']:,} people of the audience are not in the data set any more"
+        return
+    if facts["verdict"] == "untold":
+        yield "too few people for the noise: nothing can be told"
+        return
+    first, second = facts["rates"]
+    yield f"{100 * first:.2f} % of the audience bought, {100 * second:.2f} % of those left alone"
+    low, high = facts["customers"]["interval"]
+    none = ": within chance and noise, no effect is shown" if facts["verdict"] == "none" else ""
+    yield f"customers brought: {facts['customers']['value']:,.0f} (95 % interval {low:,.0f} to {high:,.0f}){none}"
+    if "sales" in facts:
+        low, high = facts["sales"]["interval"]
+        yield f"sales brought: {facts['sales']['value']:,.2f} (95 % interval {low:,.2f} to {high:,.2f})"
+    if "cost" in facts:
+        cost = facts["cost_of_customer"]
+        told = "not shown to be above zero customers" if cost is None else f"{cost['value']:,.2f}"
+        yield f"cost of a customer brought: {told}"
 
 
 _SUMMARIES = {
@@ -449,6 +474,7 @@ _SUMMARIES = {
     "train": _train,
     "score": _score,
     "expand": _expand,
+    "measure": _measure,
 }
 
 

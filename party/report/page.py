@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from . import checkup, people, results, terms, wording
-from .markup import NBSP, Html, element, joined, text
+from . import checkup, effects, people, results, terms, wording
+from .markup import Html, element, joined, text
 from .wording import at, count, share, times
 
 Report = Mapping[str, Any]
@@ -23,6 +23,7 @@ _SECTIONS = (
     ("people", "Good customers", people.insight),
     ("scores", "Scores", results.scores),
     ("lookalikes", "Lookalikes", results.lookalikes),
+    ("effect", "Effect", effects.measured),
     ("learned", "Who learned what", terms.learned),
     ("guards", "Guards", terms.guards),
     ("cost", "Time and traffic", terms.cost),
@@ -122,6 +123,9 @@ def _headline(report: Report) -> tuple[Html, str, str]:
     if verdict is not None:
         pill = element("span", _PILLS[verdict.kind], class_=f"pill {verdict.kind}")
         return pill, verdict.headline, verdict.because
+    effect = effects.headline(report)
+    if effect is not None:
+        return Html(""), *effect
     kept = "No row left either side. What each party learned is listed below, line by line."
     audiences = at(report, "expand", "sizes")
     if audiences and report["role"] == "media":
@@ -185,7 +189,7 @@ def _tiles(report: Report) -> list[Html]:
             more = f"truly {share(first['true_rate'])} good ones; {share(first['true_base_rate'])} when picked blindly"
         elif first.get("expected_lift") is not None:
             more = f"{share(first['expected_rate'])} good ones expected, {times(first['expected_lift'])} a blind pick"
-        tiles.append((f"Lookalikes, top {first['percent']}{NBSP}%", count(first["people"]), more))
+        tiles.append((f"Lookalikes, {results.audience(first)}", count(first["people"]), more))
     return [
         element(
             "div",

@@ -104,12 +104,12 @@ def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
                 continue
             x, y = zip(*known, strict=True)
             axes.plot(x, y, style, color=colour, linewidth=2.4, markersize=7, markeredgecolor=CARD, label=label)
-            said.append(f"{label}: " + ", ".join(f"{share(rate)} at {percent} %" for percent, rate in known))
+            said.append(f"{label}: " + ", ".join(f"{share(rate)} at {percent:.3g} %" for percent, rate in known))
             base = sizes[0].get(base_key)
             if base is not None:
                 blind = f"{label}, blind pick"
                 axes.plot([0, 2 * max(percents)], [base, base], color=colour, linewidth=1.2, dashes=(3, 3), label=blind)
-        axes.set_xticks(percents, [f"{percent}{NBSP}%" for percent in percents])
+        axes.set_xticks(percents, [f"{percent:.3g}{NBSP}%" for percent in percents])
         axes.set_xlim(0, max(percents) * 1.08)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
         axes.yaxis.set_major_formatter(_tick)

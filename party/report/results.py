@@ -353,6 +353,9 @@ def lookalikes(report: Report) -> Html:
     if not sizes:
         return Html("")
     columns, shown = [Column("audience", "nowrap"), Column("people", "right")], []
+    left_alone = all("left_alone" in size for size in sizes)
+    if left_alone:
+        columns.append(Column("of them left alone", "right"))
     for rate, lift, words in (("expected_rate", "expected_lift", "expected"), ("true_rate", "true_lift", "true")):
         if any(size.get(rate) is not None for size in sizes):
             columns += [Column(f"good ones, {words}", "right"), Column(f"lift, {words}", "right")]
@@ -360,8 +363,9 @@ def lookalikes(report: Report) -> Html:
     rows = [
         Row(
             (
-                f"top {size['percent']}{NBSP}%",
+                audience(size),
                 count(size["people"]),
+                *((count(size["left_alone"]),) if left_alone else ()),
                 *(cell for rate, lift in shown for cell in (share(size.get(rate)), times(size.get(lift)))),
             )
         )
@@ -378,9 +382,14 @@ def lookalikes(report: Report) -> Html:
     )
 
 
+def audience(size: Mapping[str, Any]) -> str:
+    """What an audience is called: by its share of the others, its number of people or its threshold."""
+    return str(size.get("name", f"top {size['percent']} %")).replace(" %", f"{NBSP}%")
+
+
 def _promise(size: Mapping[str, Any], report: Report) -> str:
     """The smallest audience in words."""
-    best = f"Of the {count(size['people'])} who score best (top {size['percent']}{NBSP}%)"
+    best = f"Of the {count(size['people'])} who score best ({audience(size)})"
     if size.get("true_rate") is not None:
         return (
             f"{best}, {share(size['true_rate'])} truly are good customers, against {share(size['true_base_rate'])} "
@@ -399,6 +408,8 @@ def _audience_notes(report: Report, sizes: Sequence[Mapping[str, Any]]) -> list[
     notes = [f"No audience under {count(report['guards']['floor'])} people is released."]
     if report["role"] == "brand":
         notes.append(f" The audiences are with {report['peer']}; you never see who is in them.")
+    if any(size.get("left_alone") for size in sizes):
+        notes.append(" Those left alone were drawn at random: a later campaign measures by them what this one brought.")
     if any(size.get("true_rate") is not None for size in sizes):
         notes.append(" The true figures exist in this demo only.")
     return notes
