@@ -42,15 +42,15 @@ class Arms:
         return int((self.of_row == EXPOSED).sum()), int((self.of_row == CONTROL).sum())
 
 
-def leave(job: Job, others: IntArray, chosen: Chosen) -> None:
+def leave(job: Job, table: pa.Table, others: IntArray, chosen: Chosen) -> None:
     """Leaves arms.parquet and arms.json: everybody of the largest audience, with `tier` and whether `left_alone`.
 
-    others: the row of each place of the pool.
+    table: the key columns of the data set; others: the row of each place of the pool.
     """
     inside = np.flatnonzero(chosen.tiers)
     rows = others[inside]
     # By kinds and not by the names of columns, which may be others next time.
-    keys = {kind: job.rows[column].take(pa.array(rows)) for kind, column in job.keys.items()}
+    keys = {kind: table[column].take(pa.array(rows)) for kind, column in job.keys.items()}
     arms = {"row": rows, "tier": chosen.tiers[inside], "left_alone": chosen.control[inside]}
     write_table(job.staging / PEOPLE, {**keys, **arms})
     data = job.contract.party(job.party).data

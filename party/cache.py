@@ -26,7 +26,7 @@ from tidegate.protocols.blind.products import spread
 from tidegate.protocols.blind.scoring import rounded
 
 from . import models
-from .data import features
+from .data import features, table
 from .job import IntArray, Job
 
 FloatArray = NDArray[np.float64]
@@ -51,8 +51,8 @@ def columns(job: Job, which: str, chosen: IntArray) -> Int16Array:
     path, shape = name.within(job.cache), (data.rows, basis.shape[1])
     if not _is_whole(path, shape):
         if 2 * len(chosen) < data.rows:
-            return whitened(recipe, basis, job.rows, chosen)
-        _keep(path, shape, _blocks(recipe, basis, job.rows, np.arange(data.rows, dtype=np.int64)))
+            return whitened(recipe, basis, job.path, chosen)
+        _keep(path, shape, _blocks(recipe, basis, job.path))
     os.utime(path)
     kept = np.memmap(path, np.dtype("<i2"), "r", shape=shape)
     return np.take(kept, chosen, axis=0)
@@ -80,34 +80,33 @@ def forget(folder: Path, *, model: str = "", commitment: str = "") -> None:
             path.unlink(missing_ok=True)
 
 
-def whitened(recipe: features.Recipe, basis: FloatArray, rows: pa.Table, chosen: IntArray) -> Int16Array:
+def whitened(recipe: features.Recipe, basis: FloatArray, path: Path, chosen: IntArray) -> Int16Array:
     """Some rows of a table in a model's basis, (len(chosen), d), rounded for scoring; made in blocks."""
     made = np.empty((len(chosen), basis.shape[1]), np.int16)
-    for at, block in _blocks(recipe, basis, rows, chosen):
-        made[at : at + len(block)] = block
+    order = np.argsort(chosen, kind="stable")
+    rising = chosen[order]
+    first = 0
+    for block in _blocks(recipe, basis, path):
+        here = slice(*np.searchsorted(rising, [first, first + len(block)]))
+        made[order[here]] = block[rising[here] - first]
+        first += len(block)
     return made
 
 
-def _blocks(
-    recipe: features.Recipe, basis: FloatArray, rows: pa.Table, chosen: IntArray
-) -> Iterator[tuple[int, Int16Array]]:
-    """Where each block of chosen rows begins, and its columns."""
-    # A column in many chunks would be searched for each row.
-    used = rows.select(list(recipe.columns)).combine_chunks()
+def _blocks(recipe: features.Recipe, basis: FloatArray, path: Path) -> Iterator[Int16Array]:
+    """All rows of a table in a model's basis, block after block."""
 
-    def made(at: int) -> tuple[int, Int16Array]:
-        here = used.take(pa.array(chosen[at : at + BLOCK_ROWS]))
-        matrix = features.apply(recipe, here, np.arange(here.num_rows, dtype=np.int64))
-        return at, rounded(matrix @ basis)
+    def made(block: pa.Table) -> Int16Array:
+        return rounded(features.apply(recipe, block, np.arange(block.num_rows, dtype=np.int64)) @ basis)
 
-    return spread(made, range(0, len(chosen), BLOCK_ROWS))
+    return spread(made, table.blocks(path, recipe.columns, BLOCK_ROWS))
 
 
 def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
     return path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]
 
 
-def _keep(path: Path, shape: tuple[int, int], blocks: Iterator[tuple[int, Int16Array]]) -> None:
+def _keep(path: Path, shape: tuple[int, int], blocks: Iterator[Int16Array]) -> None:
     """Writes a whole file or none; several workers may make the same at a time."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _make_room(path.parent, 2 * shape[0] * shape[1])
@@ -115,7 +114,7 @@ def _keep(path: Path, shape: tuple[int, int], blocks: Iterator[tuple[int, Int16A
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for _, block in blocks:
+            for block in blocks:
                 file.write(block.astype("<i2", copy=False).tobytes())
         draft.replace(path)
     finally:

@@ -60,7 +60,8 @@ async def brand(job: Job, channel: Channel) -> Facts:
 
 async def media(job: Job, channel: Channel) -> Facts:
     sizes = sizes_of(job)
-    others = np.setdiff1d(np.arange(job.rows.num_rows, dtype=np.int64), aligned_rows(job))
+    rows = job.contract.party(job.party).data.rows
+    others = np.setdiff1d(np.arange(rows, dtype=np.int64), aligned_rows(job), assume_unique=True)
     x = cache.columns(job, "lookalike", others)
     charged = Charged(channel, lambda: job.charge("scores of other people", 1, score_budget(job)))
     chosen = await scoring.media_expand(
@@ -71,13 +72,14 @@ async def media(job: Job, channel: Channel) -> Facts:
         levels=job.contract.guards.score_levels,
         randomness=job.randomness,
     )
+    keys = job.columns(set(job.keys.values()))
     for tier, value in enumerate(_smallest_first(sizes), 1):
         shown: NDArray[np.bool_] = (chosen.tiers > 0) & (chosen.tiers <= tier) & ~chosen.control
-        rows = others[shown]
-        columns = {column: job.rows[column].take(pa.array(rows)) for column in job.keys.values()}
-        write_table(job.staging / audience_file(sizes.by, value), {**columns, "row": rows})
+        inside = others[shown]
+        columns = {column: keys[column].take(pa.array(inside)) for column in job.keys.values()}
+        write_table(job.staging / audience_file(sizes.by, value), {**columns, "row": inside})
     if sizes.control_percent:
-        arms.leave(job, others, chosen)
+        arms.leave(job, keys, others, chosen)
     return {"pool": len(others), "sizes": audiences(sizes, chosen.people, len(others))}
 
 

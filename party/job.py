@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,8 +66,12 @@ class Job:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """The whole table in memory: for steps that use its columns."""
+        """The whole table in memory: for steps that use most of its columns."""
         return table.read(self.path)
+
+    def columns(self, names: Collection[str]) -> pa.Table:
+        """Some columns of the table."""
+        return pa.concat_tables(table.blocks(self.path, names, 2**20))
 
 
 class Charged:

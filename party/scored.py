@@ -29,7 +29,9 @@ async def brand(job: Job, channel: Channel) -> Facts:
     model = models.for_step(job)
     kept = models.part(model, models.for_customers(model))
     part, own = training.model_of(kept), places >= 0
-    x = features.apply(features.Recipe.from_json(model["recipe"]), job.rows, places[own])
+    recipe = features.Recipe.from_json(model["recipe"])
+    table = job.columns({*recipe.columns, *job.keys.values()})
+    x = features.apply(recipe, table, places[own])
     levels = job.contract.guards.score_levels
     scores = await scoring.brand_scores(
         channel,
@@ -43,7 +45,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
     rates = Calibration(**kept["calibration"]).rates(z)
     order = np.argsort(-z, kind="stable")
     rows = places[own][order]
-    columns = {column: job.rows[column].take(pa.array(rows)) for column in job.keys.values()}
+    columns = {column: table[column].take(pa.array(rows)) for column in job.keys.values()}
     score = 1 / (1 + np.exp(-z[order]))
     write_table(job.staging / "scores.parquet", {**columns, "row": rows, "score": score, "probability": rates[order]})
     return {

@@ -186,18 +186,32 @@ def text_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.ChunkedAr
 
 def column_blocks(path: Path | str, name: str, rows: int) -> Iterator[pa.Table]:
     """One column of the table that `read` gives, in blocks of at most so many rows."""
-    path = Path(path)
+    return blocks(path, [name], rows)
+
+
+def blocks(path: Path | str, names: Collection[str], rows: int) -> Iterator[pa.Table]:
+    """Some columns of the table that `read` gives, in blocks of at most so many rows; Parquet is never whole in memory.
+
+    Raises ConfigError for a column that it has not.
+    """
+    path, names = Path(path), list(names)
     if path.suffix.lower() not in (".parquet", ".pq"):
         whole = read(path)
-        column(whole, name)
-        whole = whole.select([name])
+        for name in names:
+            column(whole, name)
+        whole = whole.select(names)
         yield from (whole.slice(begin, rows) for begin in range(0, whole.num_rows, rows))
         return
     with _readable(path):
         file = pa.parquet.ParquetFile(path)
-        column(file.schema_arrow.empty_table(), name)
-        for batch in file.iter_batches(batch_size=rows, columns=[name]):
-            yield pa.table([_plain(name, pa.chunked_array([batch.column(0)]))], names=[name])
+        for name in names:
+            column(file.schema_arrow.empty_table(), name)
+        for batch in file.iter_batches(batch_size=rows, columns=names):
+            read_columns = (batch.column(batch.schema.get_field_index(name)) for name in names)
+            yield pa.table(
+                [_plain(name, pa.chunked_array([each])) for name, each in zip(names, read_columns, strict=True)],
+                names=names,
+            )
 
 
 def coded(table: pa.Table, name: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
