@@ -19,7 +19,9 @@ brand that sends Enc(e_i) for v reads row i. Sizes are checked, contents cannot 
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,6 +53,7 @@ Found = TypeVar("Found")
 _BATCH = 4
 _AT_ONCE = 8
 _MOST_THREADS = 8
+_POOL_NAME = "spread"
 _CACHED_BYTES = 1024 * MIB
 _ENCODED_BYTES = 3 * 8 * SLOTS
 
@@ -102,12 +105,12 @@ def spread(function: Callable[[Item], Found], items: Iterable[Item], threads: in
     calling one. Items are taken by the caller's thread alone.
     """
     workers = _threads() if threads is None else threads
-    if workers < 2:
+    if workers < 2 or threading.current_thread().name.startswith(_POOL_NAME):
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(workers)
+    pool = _pool(workers)
+    waiting: deque[Future[Found]] = deque()
     try:
-        waiting: deque[Future[Found]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * workers:
@@ -115,7 +118,15 @@ def spread(function: Callable[[Item], Found], items: Iterable[Item], threads: in
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for each in waiting:
+            each.cancel()
+
+
+@functools.cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """One for the process. A pool for each call would have to be ended where a generator is left unfinished, and the
+    interpreter may clear that away in any thread, also in one that another pool waits for as it starts it."""
+    return ThreadPoolExecutor(workers, thread_name_prefix=_POOL_NAME)
 
 
 def _threads() -> int:
