@@ -8,7 +8,7 @@ media leads (L), the others follow (F). All have the same rows in the same order
                F -> L   Common: how many they are
                L -> F,B Draw: 32 bytes that decide who is held out where the contract draws them, told only when all
                         media have their places, so that nobody can choose who it is
-    set-up     B -> M   rows and columns, public key;  to L alone: Enc(X_b)
+    set-up     B -> M   rows, public key;  to L alone: columns, Enc(X_b)
                M -> B   L_m, its eigenvalues
                F -> L   Seed: of its masks s_m        L -> F   Seed: of rho
     each step
@@ -299,7 +299,7 @@ async def brand(
     rows = Rows.of(x, y, weights, None)
     key = BrandKey(randomness)
     for channel in channels:
-        await channel.send(Opening(len(x), x.shape[1]))
+        await channel.send(Opening(len(x), x.shape[1] if channel is channels[0] else 0))
         await channel.send(Key(key.public_bytes()))
     await send_uploads(channels[0], key.encrypt(rows.uploads()))
     scales = [read_variances(await channel.recv(Variances)) for channel in channels]
@@ -458,10 +458,11 @@ async def _open(
     opening = await channel.recv(Opening)
     if opening.rows != len(x):
         raise DisagreementError(f"the brand trains on {opening.rows} rows, the media on {len(x)}")
-    if opening.columns > MAX_COLUMNS:
-        raise PeerError(f"the brand comes with {opening.columns} columns, at most {MAX_COLUMNS} are allowed")
+    most = MAX_COLUMNS if leads else 0
+    if opening.columns > most:
+        raise PeerError(f"the brand comes with {opening.columns} columns, at most {most} are allowed")
     public = await open_media(channel)
-    held = HeldColumns(public, opening.columns if leads else 0, block_count(len(x)))
+    held = HeldColumns(public, opening.columns, block_count(len(x)))
     async for upload in receive_uploads(channel, held.columns * block_count(len(x))):
         held.add(upload)
     await channel.send(Variances(scale.astype("<f8").tobytes()))
