@@ -55,7 +55,8 @@ FEW_MEDIA_COLUMNS = 5
 # The contract names all parties to all of them, and the coordinator says to all how far a campaign is.
 OF_OTHER_MEDIA = (
     "which other media take part, the names and numbers of rows of their data sets, which steps each has with the "
-    "brand, how far the campaign is and at whom it waits or ended; nothing of their people"
+    "brand, how far the campaign is and at whom it waits or ended; nothing of their people, but what a step with all "
+    "of them says it tells"
 )
 SAMPLE_ROWS = (1000, 200_000)
 PREFIX_BITS = (0, 20)
