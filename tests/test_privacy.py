@@ -21,6 +21,7 @@ from tests.test_contract import contract
 from tidegate.party import accountant, privacy
 from tidegate.party.store import Store
 from tidegate.protocols.blind import logistic
+from tidegate.protocols.blind.descent import Descent
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.wire.contract import Contract, Privacy, Step
 
@@ -119,6 +120,17 @@ def test_gradient_noise_has_the_size_that_was_paid_for() -> None:
     assert drawn.std() == pytest.approx(expected, rel=0.08)
     assert abs(drawn.mean()) < 0.1 * expected
     assert len(np.unique(drawn)) > 1990
+
+
+def test_noise_that_is_spread_over_more_steps_averages_out_in_the_model() -> None:
+    rng = np.random.default_rng(2)
+    square = rng.normal(size=(4, 4))
+    hessian, best = square @ square.T + np.eye(4), rng.normal(size=4)
+    descent = Descent(np.zeros(4), np.linalg.inv(hessian), np.empty(0), averaging=True)
+    noise = rng.normal(size=(8, 4))
+    for each in noise:
+        descent.step(hessian @ (descent.theta - best) + each)
+    np.testing.assert_allclose(descent.theta, best - np.linalg.inv(hessian) @ noise[1:].mean(axis=0))
 
 
 def test_the_ledger_is_charged_the_part_and_told_the_limit() -> None:

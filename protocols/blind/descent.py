@@ -51,12 +51,24 @@ class Descent:
 
     `noise` is the standard deviation of a gradient's component. Near the optimum the difference of two gradients is
     little else, and the curvature read from it would throw the model far off; such a pair is not used.
+
+    averaging: for gradients that are mostly noise, as differential privacy makes them. After the first, step k + 1 is
+    1/k as long, and pairs are not used [Robbins and Monro, Ann. Math. Statist. 1951]: as far as the inverse Hessian is
+    right, the model is where the mean of all gradients but the first leads, so that a budget spread over more steps is
+    hardly more noise in the model.
     """
 
     def __init__(
-        self, start: FloatArray, brand_inverse: FloatArray, media_diagonal: FloatArray, noise: float = 0.0
+        self,
+        start: FloatArray,
+        brand_inverse: FloatArray,
+        media_diagonal: FloatArray,
+        noise: float = 0.0,
+        *,
+        averaging: bool = False,
     ) -> None:
         self.theta = start
+        self._averaging, self._steps = averaging, 0
         self._brand_inverse, self._media_diagonal, self._noise = brand_inverse, media_diagonal, noise
         self._pairs: list[tuple[FloatArray, FloatArray]] = []
         self._last: tuple[FloatArray, FloatArray] | None = None
@@ -71,6 +83,10 @@ class Descent:
 
     def step(self, gradient: FloatArray) -> None:
         """Moves theta by what the gradient there, after those before it, calls for."""
+        self._steps += 1
+        if self._averaging:
+            self.theta = self.theta - self._inverse(gradient) / max(1, self._steps - 1)
+            return
         if self._last is not None:
             s, g = self.theta - self._last[0], gradient - self._last[1]
             # The noise of g has the expected length noise sqrt(2 d); g itself must be well above it along s.

@@ -511,7 +511,8 @@ async def brand(
     penalty = settings.l2 * np.concatenate([[0.0], own_scale**-2.0, 1 / scale])
     split = 1 + x.shape[1]
     inverse, diagonal = rows.inverse_hessian(theta[:split], penalty[:split], scale, settings)
-    descent = Descent(theta, inverse, diagonal, gradient_noise(len(x), settings.privacy) * rows.unit)
+    noise, private = gradient_noise(len(x), settings.privacy) * rows.unit, settings.privacy is not None
+    descent = Descent(theta, inverse, diagonal, noise, averaging=private)
     gradients: list[FloatArray] = []
     stopped = False
     for _ in range(settings.steps):
