@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,6 +80,7 @@ class Charged:
 
     def __init__(self, channel: Channel, charge: Callable[[], None]) -> None:
         self._channel, self._charge, self._charged = channel, charge, False
+        self._asked_s = time.monotonic()
 
     async def send(self, message: Message) -> None:
         if not self._charged:
@@ -87,4 +89,11 @@ class Charged:
         await self._channel.send(message)
 
     async def recv(self, kind: type[M]) -> M:
-        return await self._channel.recv(kind)
+        message = await self._channel.recv(kind)
+        if not self._charged:
+            self._asked_s = time.monotonic()
+        return message
+
+    def seconds(self) -> float:
+        """Since the last message came that was waited for before the first one left: how long the answer has taken."""
+        return round(time.monotonic() - self._asked_s, 3)

@@ -62,4 +62,5 @@ async def media(job: Job, channel: Channel) -> Facts:
     x = cache.columns(job, models.for_customers(models.for_step(job)), places)
     charged = Charged(channel, lambda: job.charge("scores of matched people", 1, score_budget(job)))
     await scoring.media_scores(charged, x, levels=job.contract.guards.score_levels, randomness=job.randomness)
-    return {"rows": len(places), "model": "" if "train" in job.earlier else job.contract.model}
+    answer = {"rows": len(places), "streaming_s": charged.seconds()}
+    return {**answer, "model": "" if "train" in job.earlier else job.contract.model}

@@ -84,9 +84,14 @@ def train(
 
 
 @bench_app.command("score")
-def score(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
+def score(
+    rows: Rows = 100_000,
+    features: Features = 20,
+    cached: Annotated[bool, typer.Option(help="By the model of a campaign that has scored the same rows.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Scores of matched rows to the brand."""
-    _measure("score", rows, as_json, media_features=features)
+    _measure("score", rows, as_json, media_features=features, cached=cached)
 
 
 @bench_app.command("expand")
@@ -209,6 +214,7 @@ def _measure(
     keys: str = "email",
     mode: str = "both",
     engine: str = "oprf",
+    cached: bool = False,
 ) -> None:
     # The measurement pulls in what only it needs.
     from .run import Load, bench
@@ -216,7 +222,8 @@ def _measure(
     kinds = tuple(kind.strip() for kind in keys.split(","))
     if not kinds or not set(kinds) <= {"email", "phone"} or len(set(kinds)) != len(kinds):
         raise ConfigError(f"--keys is {keys!r}, expected email, phone or both", "for example --keys phone,email")
-    load = Load(step, rows, peer_rows, overlap_percent, brand_features, media_features, steps, kinds, mode, engine)
+    sizes = (rows, peer_rows, overlap_percent, brand_features, media_features, steps)
+    load = Load(step, *sizes, kinds, mode, engine, cached)
     if as_json:
         typer.echo(json.dumps(bench(load)))
         return

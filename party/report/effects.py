@@ -79,7 +79,7 @@ def _caption(found: Facts) -> str:
 def _figures(found: Facts) -> Html:
     rows = [
         Row(("more who bought", *_points(found["lift"]))),
-        Row(("that is, of those who would have anyway", *_shares(found["relative"]))),
+        Row(("relative to those left alone", *_shares(found["relative"]))),
         Row(("customers brought", *_numbers(found["customers"])), "main"),
     ]
     if "sales" in found:
@@ -123,7 +123,7 @@ def _bars(found: Facts) -> Html:
 
 def _points(estimate: Facts) -> tuple[str, str]:
     low, high = estimate["interval"]
-    return f"{100 * estimate['value']:+.2f} points".replace("-", "−"), _span(100 * low, 100 * high, 2)
+    return f"{100 * estimate['value']:+.2f}{NBSP}points".replace("-", "−"), _span(100 * low, 100 * high, 2)
 
 
 def _shares(estimate: Facts | None) -> tuple[str, str]:
@@ -148,4 +148,7 @@ def headline(report: Report) -> tuple[str, str] | None:
     verdict = at(report, "measure", "verdict")
     if verdict is None:
         return None
-    return f"{_HEADLINES[verdict]}.", _told(report["measure"])
+    sentence = _HEADLINES[verdict]
+    if verdict == "more":
+        sentence = f"The campaign brought about {count(at(report, 'measure', 'customers', 'value'))} customers"
+    return f"{sentence}.", _told(report["measure"])
