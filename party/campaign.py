@@ -1042,10 +1042,12 @@ def hidden_cost(made: Contract) -> list[str]:
             moved += traffic.of_scores(held_out, columns).both
         elif step.step == "score":
             moved += traffic.of_scores(rows, columns).both
+        elif step.step == "insight":
+            moved += traffic.of_sums(rows, columns, 2).both
     if not moved:
         return []
     return [
-        f"the steps run over all {rows:,} people of {media.name}, whoever matched: training and scoring move "
+        f"the steps after the match run over all {rows:,} people of {media.name}, whoever matched, and move "
         f"{moved / 10**6:,.0f} MB or more (each category counts as a column)"
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -295,6 +296,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Played]:
     return found
 
 
+def untimed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what says how long things took, and without the number of the run."""
+    return {name: value for name, value in facts.items() if not name.endswith("_s") and name not in ("seconds", "run")}
+
+
 def shape(messages: list[tuple[str, bytes]]) -> list[tuple[str, int]]:
     return [(name, len(data)) for name, data in messages]
 
@@ -321,7 +327,7 @@ def test_what_the_brand_sends_in_the_clear_is_the_same_whoever_matched(runs: dic
 
 def test_the_medias_facts_files_and_budgets_are_the_same_whoever_matched(runs: dict[int, Played]) -> None:
     few, half, everybody = runs.values()
-    told = [{step: facts["feed"] for step, facts in run.facts.items()} for run in (few, half, everybody)]
+    told = [{step: untimed(facts["feed"]) for step, facts in run.facts.items()} for run in (few, half, everybody)]
     assert told[0] == told[1] == told[2]
     assert few.files("feed") == half.files("feed") == everybody.files("feed")
     assert {"match/order.i64", "train/model.json"} <= set(few.files("feed"))
@@ -356,9 +362,25 @@ def test_what_the_media_does_follows_from_its_own_data_its_seed_and_what_it_rece
         (again.folder / "feed.parquet").write_bytes((run.folder / "feed.parquet").read_bytes())
         for index, step in enumerate(run.contract.steps):
             heard = PlayedBack(run.sent[step.step]["acme"])
-            assert asyncio.run(steps.play(job_of(again, index, "feed"), heard)) == run.facts[step.step]["feed"]
+            told = asyncio.run(steps.play(job_of(again, index, "feed"), heard))
+            assert untimed(told) == untimed(run.facts[step.step]["feed"])
             assert heard.sent == run.sent[step.step]["feed"]
         assert again.files("feed") == run.files("feed")
+
+
+def test_insight_looks_the_same_to_the_media_where_nobody_matched(runs: dict[int, Played], tmp_path: Path) -> None:
+    """Under the floor no campaign gets there; the protocol itself does not need it."""
+    shutil.copytree(runs[300].folder, tmp_path, dirs_exist_ok=True)
+    for party in ("acme", "feed"):
+        shutil.rmtree(tmp_path / party / "insight")
+    (tmp_path / "acme" / "match" / "order.i64").write_bytes(np.full(ROWS, -1, "<i8").tobytes())
+    nobody = Played(tmp_path, runs[300].contract, runs[300].seeds)
+    told, channels = asyncio.run(_step(nobody, 1))
+    assert (told["acme"]["matched"], told["acme"]["features"]) == (0, [])
+    assert untimed(told["feed"]) == untimed(runs[300].facts["insight"]["feed"])
+    assert nobody.charged["feed"] == [("insight", 1, 12)]
+    for party, channel in channels.items():
+        assert shape(channel.sent) == shape(runs[300].sent["insight"][party])
 
 
 def residues_of(messages: list[tuple[str, bytes]]) -> NDArray[np.float64]:
@@ -401,6 +423,8 @@ def test_bytes_follow_from_the_sizes_of_the_media_alone(runs: dict[int, Played])
     scores = traffic.of_scores(held_out, 5)
     assert sent["acme"] == pytest.approx(training.up + scores.up, rel=1e-3)
     assert sent["feed"] == pytest.approx(training.down + scores.down, rel=1e-3)
+    counted = sum(len(data) for _, data in run.sent["insight"]["acme"])
+    assert counted == pytest.approx(traffic.of_sums(ROWS, 3, 2).up, rel=1e-3)
 
 
 # What a campaign file and a contract may ask for.
@@ -437,7 +461,7 @@ def test_a_campaign_in_hidden_alignment_is_acceptable_to_both_and_says_what_it_c
     for party in (town.acme, town.feed):
         assert policy.problems(party.home, party.store, found.contract, NOW_S) == []
     people = found.contract.role("media").data.rows
-    cost = [line for line in found.remarks if f"the steps run over all {people:,} people of feed" in line]
+    cost = [line for line in found.remarks if f"run over all {people:,} people of feed" in line]
     assert len(cost) == 1
     assert campaign.hidden_cost(found.contract) == cost
     shown = checked(town, CAMPAIGN)
@@ -529,9 +553,8 @@ def test_a_campaign_in_which_the_media_does_not_learn_who_matched(nodes: real_pa
             assert (f"{len(tables.joined):,}" in said) == (party == SHOP)
         assert not (nodes.results(PAPER, name) / "match" / "rows.i64").exists()
     for index, step in enumerate(steps):
-        told = [nodes.facts(PAPER, name, step) for name in ("many", "few")]
+        told = [untimed(nodes.facts(PAPER, name, step)) for name in ("many", "few")]
         for name, facts in zip(("many", "few"), told, strict=True):
-            del facts["run"], facts["seconds"]
             if step == "train":
                 # Of 2,400 places, those that the contract's hash draws.
                 held_out = int(drawn(nodes.campaign(PAPER, name).contract, 2400).sum())
