@@ -393,6 +393,7 @@ def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, n
         _check_audiences(steps["expand"])
     if "train" in steps:
         _check_training(contract, steps)
+    _check_joint(contract, steps)
 
 
 def _check_audiences(expand: Step) -> None:
@@ -422,6 +423,22 @@ def _check_training(contract: Contract, steps: dict[str, Step]) -> None:
         raise DisagreementError("other people cannot be searched where the media does not know who matched")
     if contract.label.seeds and settings["lookalike_steps"]:
         raise DisagreementError("from seeds there is one model alone, so no lookalike_steps in step train")
+
+
+def _check_joint(contract: Contract, steps: dict[str, Step]) -> None:
+    """Steps with several media do not have all that steps with one of them have."""
+    if not any(catalog.CATALOG[step.protocol].several for step in contract.steps):
+        return
+    asked = {
+        "a model of the media's columns alone": "train" in steps and steps["train"].settings["lookalike_steps"],
+        "a model of another campaign": contract.model,
+        "differential privacy": contract.privacy.epsilon_milli,
+    }
+    for what, there in asked.items():
+        if there:
+            raise DisagreementError(
+                f"with several media at once a contract cannot ask for {what}", "propose a campaign for each media"
+            )
 
 
 def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:

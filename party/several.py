@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tidegate.protocols.blind import importance, scoring, several
 from tidegate.protocols.blind.split import receive_split, send_split
-from tidegate.protocols.channel import Channel, ConfigError, PeerError, PolicyError
+from tidegate.protocols.channel import Channel, PeerError, PolicyError
 from tidegate.protocols.primitives.randomness import Randomness
 
 from . import calibration, quality, training
@@ -35,18 +35,6 @@ def _matched(job: Job, media: str) -> IntArray:
     """This party's rows matched between brand and media, in the order that these two share."""
     name = next(step.name for step in job.contract.steps if (step.step, step.media) == ("match", media))
     return read_rows(job.earlier[name])
-
-
-def _check_offered(job: Job) -> None:
-    """Raises ConfigError for what a contract may ask of a training with one media alone."""
-    asked = {
-        "a model of the media's columns alone": number(job.step, "lookalike_steps"),
-        "a model to start from": job.contract.model,
-        "differential privacy": job.contract.privacy.epsilon_milli,
-    }
-    for what, there in asked.items():
-        if there:
-            raise ConfigError(f"training with several media has no {what}", "leave it out, or train with one media")
 
 
 def _enough(job: Job, rows: int) -> None:
@@ -68,7 +56,6 @@ def _keep_rows(job: Job, rows: IntArray) -> None:
 
 
 async def train_brand(job: Job, _channel: Channel) -> Facts:
-    _check_offered(job)
     media = [party.name for party in job.contract.media]
     channels = [job.channels[name] for name in media]
     rows, places = several.in_common([_matched(job, name) for name in media], job.randomness)
@@ -140,7 +127,6 @@ async def _coefficients(job: Job, of_all: several.Trained) -> list[Facts]:
 
 
 async def train_media(job: Job, channel: Channel) -> Facts:
-    _check_offered(job)
     training.reserve(job)
     leads, others = _others(job)
     matched = _matched(job, job.party)
@@ -207,11 +193,7 @@ def _others(job: Job) -> tuple[bool, list[Channel]]:
 
 
 def _trained_here(job: Job) -> tuple[IntArray, Facts]:
-    """The rows that all have, and this party's part of the model. Raises ConfigError without a training before."""
-    if "train" not in job.earlier:
-        raise ConfigError(
-            "a model of several media scores in the campaign that has trained it", "train in the same campaign"
-        )
+    """The rows that all have, and this party's part of the model."""
     return read_rows(job.earlier["train"]), read_json(job.earlier["train"] / "model.json")
 
 
