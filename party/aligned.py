@@ -33,11 +33,6 @@ def is_shown(job: Job) -> bool:
     return CATALOG[job.step.protocol].alignment != "hidden"
 
 
-def aligned_rows(job: Job) -> IntArray:
-    """The matched rows of this party's table, in the order that both parties share: shown alignment alone."""
-    return read_rows(job.earlier["match"])
-
-
 def read_rows(matched: Path) -> IntArray:
     """The row numbers that a match step left in its folder."""
     return np.fromfile(matched / "rows.i64", dtype="<i8").astype(np.int64)

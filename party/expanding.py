@@ -17,7 +17,7 @@ from tidegate.protocols.blind import scoring
 from tidegate.protocols.channel import Channel, ConfigError, PolicyError
 
 from . import arms, cache, calibration, models, quality
-from .aligned import aligned_rows, number, score_budget
+from .aligned import aligned, number, score_budget
 from .job import Charged, Facts, Job
 from .results import write_table
 
@@ -61,7 +61,7 @@ async def brand(job: Job, channel: Channel) -> Facts:
 async def media(job: Job, channel: Channel) -> Facts:
     sizes = sizes_of(job)
     rows = job.contract.party(job.party).data.rows
-    others = np.setdiff1d(np.arange(rows, dtype=np.int64), aligned_rows(job), assume_unique=True)
+    others = np.setdiff1d(np.arange(rows, dtype=np.int64), aligned(job), assume_unique=True)
     x = cache.columns(job, "lookalike", others)
     charged = Charged(channel, lambda: job.charge("scores of other people", 1, score_budget(job)))
     chosen = await scoring.media_expand(
