@@ -1,4 +1,4 @@
-"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|rivals|naive|kernel`."""
+"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|privacy|rivals|naive|kernel`."""
 
 from __future__ import annotations
 
@@ -198,6 +198,28 @@ def naive(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False
     shown = Table(*columns, title=f"tidegate bench naive, {rows:,} x {features}; seconds for all rows, extrapolated")
     for row in found["engines"]:
         shown.add_row(*(_text(row.get(column, "")) for column in columns))
+    console.print(shown)
+
+
+@bench_app.command("privacy")
+def privacy(
+    data: Annotated[Path | None, typer.Option(help="Folder with the data sets; default the package's own.")] = None,
+    draws: Annotated[int, typer.Option(min=1, max=100, help="Trainings for each budget.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """What differential privacy of training costs in AUC, for several budgets."""
+    from .price import bench, lines
+
+    if as_json:
+        typer.echo(json.dumps(bench(data, draws, lambda _: None)))
+        return
+    console = Console()
+    with console.status("Starting ...") as status:
+        found = bench(data, draws, lambda name: status.update(f"Measuring {name} ..."))
+    title = f"tidegate bench privacy, delta {found['delta']:g}"
+    shown = Table("data", "steps", "epsilon", "AUC lost", "sd", title=title)
+    for line in lines(found):
+        shown.add_row(*line)
     console.print(shown)
 
 
