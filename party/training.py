@@ -408,9 +408,13 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
     trained_models: list[MediaModel] = []
     taken = 0
 
-    def on_step(_step: int) -> None:
-        nonlocal taken
+    def charge_step() -> None:
         job.charge("train_steps", 1, job.contract.guards.train_steps)
+
+    def on_step(step: int) -> None:
+        nonlocal taken
+        if step > 1:  # the first is charged when the variances leave, which tell something by themselves
+            charge_step()
         privacy.spend(job, privacy.optimiser_step_micro(job.contract, job.step, job.party))
         taken += 1
 
@@ -421,7 +425,7 @@ async def train_and_score(job: Job, channel: Channel, train: IntArray, held_out:
     for name, steps in trainings(job):
         terms = settings(job, steps, agreed_l2(job), job.party)
         start = await logistic.media(
-            channel,
+            Charged(channel, charge_step),
             x,
             settings=terms,
             randomness=job.randomness,

@@ -257,7 +257,10 @@ def both_sides(stage: Loopback, campaign: Campaign, setting: Setting, data: Path
     steps = [step.step for step in campaign.contract.steps]
     extra: Facts = {"media_facts": {step: _json(places[media] / step / "facts.json") for step in steps}}
     tables = {role: table.read(setting.data[role].path) for role in PARTIES}
-    if "train" in steps:
+    trained = next((step for step in campaign.contract.steps if step.step == "train"), None)
+    # The yardstick is of the matched rows as they are: seeds, weights and hidden alignment have none here.
+    plain = trained is not None and trained.protocol == "train.fourier-lr@1" and not trained.settings["balance"]
+    if plain and not campaign.contract.label.weight:
         extra["pooled"] = _pooled(campaign, places[brand], places[media], tables, setting)
     if "expand" in steps and (data / "truth.parquet").is_file():
         extra["expand_truth"] = _truth(campaign, places[media], data)
