@@ -12,7 +12,8 @@
                           epoch: with mode epoch, the name under which the media has built its tokens
     [label]               column, positive: who is a good customer; weight: a column, how much a row counts in training
                           or seeds = true: everybody in the data set is one
-    [features]            brand, media: lists of columns, or "all" (default)
+    [features]            brand, media: lists of columns, or "all" (default); with several media also a table
+                          name -> list
     [holdout]             column and value, or share in percent (default 30)
     [model]               campaign: the short name of the one whose models score and expand use, or train starts from
     [privacy]             epsilon, delta (default 1e-6): differential privacy of train and insight
@@ -935,9 +936,12 @@ class _Form:
             hidden = set(policy.load(home).hidden_columns)
             columns = [column for column in brand.columns if column["name"] not in hidden]
             found[home.name()] = self.chosen(raw, "features.brand", columns, used, f"data set {brand.name}", least=0)
+        each = len(offers) > 1 and isinstance(raw.get("media"), dict)
+        by_media = self.table("features.media", [offer.partner for offer in offers], raw) if each else raw
         for offer in offers:
             of = f"{offer.partner}'s data set {offer.dataset}"
-            found[offer.partner] = self.chosen(raw, "features.media", offer.columns, set(), of, least=1)
+            key = f"features.media.{offer.partner}" if each else "features.media"
+            found[offer.partner] = self.chosen(by_media, key, offer.columns, set(), of, least=1)
         return found
 
     def columns_of(

@@ -74,6 +74,18 @@ def test_training_and_scoring_are_with_all_media_the_first_of_them_leading(town:
     assert contract.peer("rest", contract.steps[2]).name == "acme"
 
 
+def test_each_media_enters_the_columns_that_the_file_names_for_it(town: Town) -> None:
+    assert contract_of(town).features["rest"] == ("visits", "clicks", "device")
+    text = CAMPAIGN + '[features.media]\nfeed = ["visits"]\nrest = ["clicks", "device"]\n'
+    checked = campaign.check(town.campaign_file(text), town.acme.home, town.acme.store, time.time())
+    assert checked.contract is not None, checked.mistakes
+    assert checked.contract.features["feed"] == ("visits",)
+    assert checked.contract.features["rest"] == ("clicks", "device")
+    wrong = text.replace('rest = ["clicks"', 'radio = ["clicks"').replace('["visits"]', '["steps"]')
+    checked = campaign.check(town.campaign_file(wrong), town.acme.home, town.acme.store, time.time())
+    assert {mistake.key for mistake in checked.mistakes} == {"features.media.radio", "features.media.feed"}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
