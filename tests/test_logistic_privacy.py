@@ -90,7 +90,7 @@ def test_no_row_moves_the_sums_of_a_step_further_than_is_said(seed, rate, norms,
         fourier.media_factors(share_m, bits),
         strict=True,
     )
-    residuals = sum(mine * theirs for mine, theirs in products)
+    residuals = sum(mine.astype(np.int64) * theirs for mine, theirs in products)
     residuals += rows.residuals(slice(0, n), np.zeros(8192, np.uint64))[:n].astype(np.int64)
     residuals = (residuals + T // 2) % T - T // 2
     columns = whiten(x_m, 1.0)[0].columns(x_m, privacy.media_norm).astype(float)

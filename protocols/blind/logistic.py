@@ -376,7 +376,7 @@ def masked_residuals(
     public: PublicKey, factors: list[Ciphertext], share: UInt64Array, bits: int, stream: Randomness
 ) -> tuple[bytes, UInt64Array]:
     """Step 4 for one block: what goes to the brand, and -rho. share is v, the sum of all medias' shares."""
-    own: list[Plaintext | None] = [public.encode(modulo(factor)) for factor in media_factors(share, bits)]
+    own: list[Plaintext | None] = list(spread(public.encode, map(slots, media_factors(share, bits))))
     rho = stream.integers(T, SLOTS)
     return public.sanitise(public.combine(factors, own), rho, stream), minus(rho)
 
@@ -498,7 +498,7 @@ async def brand(
     rows = Rows.of(x, y, weights, settings.privacy)
     await channel.send(Opening(len(x), x.shape[1]))
     key = await open_brand(channel, randomness)
-    await send_uploads(channel, key.encrypt(rows.uploads()))
+    await send_uploads(channel, key.encrypt(rows.uploads(), spread))
     scale = read_variances(await channel.recv(Variances))
 
     # Over all rows, those of weight 0 too: the time that it takes is not to tell how many are present.
@@ -586,14 +586,14 @@ async def _brand_step(channel: Channel, key: BrandKey, rows: Rows, theta: FloatA
     results (256 KiB) that the brand has not read yet.
     """
     split = 1 + len(rows.own.scale)
-    await send_uploads(channel, key.encrypt_constants(rows.media_weights(theta)))
+    await send_uploads(channel, key.encrypt_constants(rows.media_weights(theta), spread))
     mine = [0] * split
     parts = list(blocks(len(rows.y)))
     for number in range(len(parts) + 1):
         if number < len(parts):
             opened = await one_result(channel, key)
             factors = rows.factors(parts[number], opened, theta[:split])
-            await send_uploads(channel, key.encrypt(slots(factor) for factor in factors))
+            await send_uploads(channel, key.encrypt((slots(factor) for factor in factors), spread))
         if number > 0:
             residuals = rows.residuals(parts[number - 1], await one_result(channel, key))
             await send_uploads(channel, key.encrypt([residuals]))

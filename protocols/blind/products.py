@@ -273,7 +273,7 @@ async def rows_brand(channel: Channel, key: BrandKey, w: IntArray, n: int) -> In
     """X w + added, centred, (n,). w is (d,)."""
     if len(w) == 0 or n == 0:
         raise ValueError("the rows product needs at least one row and one column")
-    await send_uploads(channel, key.encrypt_constants(modulo(w)))
+    await send_uploads(channel, key.encrypt_constants(modulo(w), spread))
     opened = [key.decrypt(result) async for result in receive_results(channel, block_count(n))]
     return centred(np.concatenate(opened)[:n])
 
@@ -304,7 +304,9 @@ async def columns_brand(channel: Channel, key: BrandKey, v: IntArray, d: int) ->
     if len(v) == 0 or d == 0:
         raise ValueError("the columns product needs at least one row and one column")
     residues = modulo(v).reshape(len(v), -1)
-    await send_uploads(channel, key.encrypt(slots(each) for rows in blocks(len(v)) for each in residues[rows].T))
+    await send_uploads(
+        channel, key.encrypt((slots(each) for rows in blocks(len(v)) for each in residues[rows].T), spread)
+    )
     sums = [opened async for opened in receive_sums(channel, key, d * residues.shape[1])]
     return centred(np.array(sums, np.uint64)).reshape(d, *v.shape[1:])
 
