@@ -83,6 +83,10 @@ def delete(home: Home, store: Store, model: Kept) -> None:
             f"the campaign {going_on[0].name} goes on and uses the model {model.short}",
             f"let it end, or `tidegate campaign cancel {going_on[0].name}` first",
         )
+    # It needs this module.
+    from . import cache
+
+    cache.forget(home.cache, model=model.short)
     model.path.unlink()
     folder = os.open(model.path.parent, os.O_RDONLY)
     try:
