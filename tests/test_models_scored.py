@@ -166,3 +166,19 @@ def test_models_are_found_by_the_first_digits_of_their_id(town: Town) -> None:
     with pytest.raises(TidegateError, match="no model"):
         models.find(town.feed.home, town.feed.store, "")
     assert models.kept(town.acme.home, town.acme.store) == []
+
+
+def test_a_training_that_may_not_fit_the_ledger_is_refused_when_it_is_approved(town: Town) -> None:
+    store, digest = town.feed.store, town.feed.store.dataset("people").digest
+    before, now = proposed(town), proposed(town)
+    index = next(at for at, step in enumerate(now.steps) if step.step == "train")
+    for made, run in ((before, b"b" * 16), (now, b"n" * 16)):
+        store.put_campaign(made, "acme")
+        store.start_run(made.hash, index, run, 1)
+    store.charge(digest, "acme", "train_steps", 12, 12, now.hash, b"n" * 16)
+    assert policy.problems(town.feed.home, store, now, NOW_S) == [], "its own attempts are not held against it"
+    said = [problem.text for problem in policy.problems(town.feed.home, store, before, NOW_S)]
+    assert said == ["the budget of this data set towards acme has 0 of 12 train_steps left, this campaign may need 12"]
+    store.check_room(digest, "acme", "scores of other people", 4, 4, before.hash, index)
+    with pytest.raises(PolicyError, match="has 4 of 4 scores of other people left, this campaign may need 5"):
+        store.check_room(digest, "acme", "scores of other people", 5, 4, before.hash, index)
