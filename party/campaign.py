@@ -804,7 +804,7 @@ class _Form:
             label = Label(column, positive_value, weight)
         if "train" in names or "holdout" in self.raw:
             holdout = self.holdout(raw_holdout)
-        if holdout.column and policy.is_hidden(steps):
+        if "train" in names and holdout.column and policy.is_hidden(steps):
             hint = "the media scores the rows that are held out, and must not be told which of its people those are"
             self.wrong("holdout.column", 'a share with mode = "brand"', f'"{holdout.column}"', hint)
         if brand is not None:
