@@ -15,7 +15,7 @@ from tidegate.protocols.blind.descent import Descent
 from tidegate.protocols.blind.logistic import Opening, Settings, Variances, brand, fit_alone, media
 from tidegate.protocols.blind.whitening import whiten
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PeerError, PolicyError
-from tidegate.protocols.primitives.bfv import RESULT_BYTES, BrandKey
+from tidegate.protocols.primitives.bfv import RESULT_BYTES, UPLOAD_BYTES, BrandKey
 from tidegate.protocols.primitives.fixed_point import T
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
@@ -254,6 +254,31 @@ def test_masks_used_again_show(monkeypatch, step, opened):
     assert differences == [opened == 1, opened == 0]
 
 
+def test_one_mask_for_both_answers_shows(monkeypatch):
+    """The same numbers for s and for rho: each block is still uniform, their difference is not."""
+    for step in ("masked_logits", "masked_residuals"):
+        right = getattr(logistic, step)
+        monkeypatch.setattr(logistic, step, lambda *args, right=right: right(*args[:-1], Stuck(bytes(32))))
+    opened = views(monkeypatch)
+    assert not uniform((opened[0] + np.uint64(T) - opened[1]) % np.uint64(T))
+
+
+def test_masks_used_again_for_the_next_block_show(monkeypatch):
+    def opened(again):
+        with monkeypatch.context() as patch:
+            recorder = Recorder(patch)
+            right = logistic.masked_residuals
+            if again:
+                patch.setattr(logistic, "masked_residuals", lambda *args: right(*args[:-1], Stuck(bytes(32))))
+            x_b, x_m, y = people(2 * SLOTS, 0, 1)
+            train(x_b, x_m, y, steps=1)
+            # Logits, logits, residuals, residuals: the brand works one block ahead.
+            return (recorder.slots[2] + np.uint64(T) - recorder.slots[3]) % np.uint64(T)
+
+    assert uniform(opened(again=False))
+    assert not uniform(opened(again=True))
+
+
 def test_sums_carry_noise_that_leaves_16_bits(monkeypatch):
     """The same training twice opens sums that differ, by no more than twice the declared noise."""
     x_b, x_m, y = people(3000, 0, 1)
@@ -341,6 +366,24 @@ def test_a_brand_with_too_many_columns_is_refused():
         await channel.recv(Variances)
 
     with pytest.raises(PeerError, match="columns"):
+        media_against(liar)
+
+
+@pytest.mark.parametrize("parts", [(), (bytes(8),), (bytes(UPLOAD_BYTES),) * 2, (b"\xff" * UPLOAD_BYTES,)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_brand_with_malformed_uploads_is_refused(parts, late):
+    """Its columns at first, or (late) its first weights, of which two are due."""
+
+    async def liar(channel):
+        await channel.send(Opening(300, 1))
+        key = await products.open_brand(channel, Randomness.system())
+        if late:
+            await products.send_uploads(channel, key.encrypt([np.zeros(SLOTS, np.uint64)]))
+            await channel.recv(Variances)
+        await channel.send(products.Uploads(parts if len(parts) != 2 or not late else parts[:1]))
+        await channel.recv(products.Results)
+
+    with pytest.raises(PeerError):
         media_against(liar)
 
 
