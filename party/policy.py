@@ -17,7 +17,8 @@ stricter than what a contract may say anyway. Nothing is approved without a pers
     count_noise = 10
     score_levels = 20
 
-    [auto_approve]                     # a standing approval; all three lists are needed
+    [auto_approve]                     # a standing approval; all three lists are needed; never for steps after a
+                                       # match of which the media does not learn who matched
     partners = ["acme"]
     steps = ["match", "insight", "train", "score", "expand"]
     datasets = ["people"]
@@ -201,6 +202,7 @@ def is_auto_approved(home: Home, store: Store, campaign: Campaign, now_s: float)
         and contract.party(me).data.name in auto.datasets
         and len(recent) < auto.per_day
         and not loosened(contract.guards)
+        and not rests_on_the_brand(contract.steps)
         and not problems(home, store, contract, now_s)
     )
 
@@ -226,6 +228,11 @@ def learns(contract_steps: tuple[Step, ...], parties: dict[str, str], guards: Gu
             lines.append(OF_OTHER_MEDIA)
         found[name] = tuple(dict.fromkeys(lines))
     return found
+
+
+def rests_on_the_brand(steps: Iterable[Step]) -> bool:
+    """Whether the media cannot check the least numbers of people in these steps: it does not learn who matched."""
+    return is_hidden(step for step in steps if catalog.CATALOG[step.protocol].needs)
 
 
 def is_hidden(steps: Iterable[Step]) -> bool:

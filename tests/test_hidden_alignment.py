@@ -498,6 +498,22 @@ def test_a_party_refuses_a_contract_that_would_tell_the_media_who_matched(town: 
         Contract.from_bytes(replace(contract, steps=(*contract.steps, expand)).to_bytes())
 
 
+def test_no_standing_approval_covers_what_the_media_cannot_check(town: Town) -> None:
+    town.feed.home.policy_toml.write_text(
+        '[auto_approve]\npartners = ["acme"]\nsteps = ["match", "insight", "train", "score", "expand"]\n'
+        'datasets = ["people"]\nper_day = 9\n'
+    )
+    covered = []
+    for text in (CAMPAIGN, WITHOUT_EXPAND, WITHOUT_EXPAND[: WITHOUT_EXPAND.index("[steps.insight]")]):
+        contract = checked(town, text).contract
+        assert contract is not None
+        town.feed.store.put_campaign(contract, "acme")
+        found = town.feed.store.campaign(contract.hash)
+        covered.append(policy.is_auto_approved(town.feed.home, town.feed.store, found, NOW_S))
+    town.feed.home.policy_toml.unlink()
+    assert covered == [True, False, True]
+
+
 def test_what_the_media_cannot_check_is_said_where_people_sign(town: Town) -> None:
     contract = checked(town, WITHOUT_EXPAND).contract
     assert contract is not None
