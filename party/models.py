@@ -134,6 +134,12 @@ def _check_like(trained: Contract, now: Contract) -> None:
                 f"more: {more}; missing: {less}",
                 "propose it with the columns of the model, or train without [model]",
             )
+    if _trains(now) and trained.label.seeds != now.label.seeds:
+        raise DisagreementError(
+            f"the model {now.model} was trained {'from' if trained.label.seeds else 'not from'} good customers alone, "
+            "and this contract trains otherwise",
+            "train without [model]",
+        )
     if any(step.step == "expand" for step in now.steps) and not trains_lookalike(trained) and not _trains(now):
         raise DisagreementError(
             f"the model {now.model} has no part for other people, which expand needs",

@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tests.two_tables import BRAND, MEDIA, TRAIN, Tables
-from tidegate.party import quality
+from tidegate.party import quality, report
 from tidegate.party.aligned import drawn_out
 from tidegate.party.calibration import Calibration
 from tidegate.party.data import features
@@ -121,6 +121,9 @@ def test_expand_and_score_use_the_model_of_the_seeds(tmp_path: Path) -> None:
     assert visits[audience.to_numpy()].mean() > visits[others].mean() + 0.8
     scored, _ = there.play(contract, 2)
     assert scored["rows"] == 500
+    for party, says in ((BRAND, "Your people told from paper"), (MEDIA, "with shop")):
+        written = report.build(there.results(party, contract), contract, party, tmp_path / f"{party}-report")
+        assert says in written.read_text()
 
 
 def test_a_model_of_seeds_goes_on_from_an_earlier_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tests.two_tables import BRAND, MEDIA, TRAIN, Tables
-from tidegate.party import quality, training
+from tidegate.party import quality, report, training
 from tidegate.party.data import features
 from tidegate.protocols.channel import ConfigError, PolicyError, TidegateError
 from tidegate.protocols.primitives.randomness import Randomness
@@ -134,6 +134,18 @@ def test_the_brand_chooses_its_penalty_and_the_media_sees_nothing_of_it(tmp_path
     assert ours["log_loss"]["joint"] == pytest.approx(quality.log_loss(y_held, z), abs=2e-3)
 
 
+@pytest.mark.parametrize("milli", [0, 5000])
+def test_both_sides_reckon_with_the_same_ridge_whatever_the_brand_chose(tmp_path: Path, milli: int) -> None:
+    there = world(tmp_path, 300)
+    contract = there.contract({SHOWN: {**TRAIN, "l2_milli": milli}})
+    ours, theirs = (there.job(party, contract, 0) for party in (BRAND, MEDIA))
+    chosen = 300.0 if milli == 0 else training.agreed_l2(ours)
+    brand = training.settings(ours, 4, chosen, MEDIA)
+    media = training.settings(theirs, 4, training.agreed_l2(theirs), MEDIA)
+    assert brand.ridge_l2 == media.ridge_l2
+    assert brand.l2 == chosen
+
+
 def test_the_penalty_follows_the_columns() -> None:
     """Few rows and much noise call for a strong one, a clear label for a weak one."""
     rng = np.random.default_rng(3)
@@ -235,6 +247,9 @@ def test_what_the_media_s_columns_count_is_said_only_where_the_contract_grants_i
     assert [each["name"] for each in theirs["weights"]] == ["visits", "clicks", "device=tv"]
     for side in (ours["media_weights"], theirs["weights"]):
         np.testing.assert_allclose([each["weight"] for each in side], clear, atol=0.03)
+    for party, says in ((BRAND, "What the columns of paper count"), (MEDIA, "What your columns count")):
+        written = report.build(there.results(party, contract), contract, party, tmp_path / f"{party}-report")
+        assert says in written.read_text()
     there.charged.clear()
     _, ours, theirs = run(there, {"steps": 1})
     assert ours["media_weights"] == theirs["weights"] == []

@@ -121,9 +121,11 @@ class Tables:
 
         async def heard(job: Job, channel: Any) -> Facts:
             try:
-                return await steps.play(job, channel)
+                facts = await steps.play(job, channel)
             finally:
                 self.sent[job.party] = list(channel.sent)
+            (job.staging / "facts.json").write_text(json.dumps(facts, allow_nan=False))
+            return facts
 
         try:
             return asyncio.run(play(lambda ch: heard(ours, ch), lambda ch: heard(theirs, ch)))
@@ -131,7 +133,9 @@ class Tables:
             # The other role then only finds its line closed.
             raise next(one for one in failed.exceptions if not isinstance(one, CarrierError)) from None
 
+    def results(self, party: str, contract: Contract) -> Path:
+        return self.folder / f"{party}-campaigns" / contract.short
+
     def model(self, party: str, contract: Contract) -> Facts:
-        path = self.folder / f"{party}-campaigns" / contract.short / "train" / "model.json"
-        found: Facts = json.loads(path.read_text())
+        found: Facts = json.loads((self.results(party, contract) / "train" / "model.json").read_text())
         return found
