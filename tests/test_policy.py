@@ -12,7 +12,7 @@ from tests.two_parties import CAMPAIGN, Town, make_town
 from tidegate.party import campaign, mail, policy
 from tidegate.party.store import Campaign
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError
-from tidegate.wire.contract import Contract, Guards, Holdout, Key, Label, Total, signed_bytes
+from tidegate.wire.contract import Contract, Guards, Holdout, Key, Label, Privacy, Total, signed_bytes
 
 NOW_S = 1_800_000_000
 
@@ -239,10 +239,21 @@ def test_a_stricter_policy_refuses(town: Town, rule: str, said: str) -> None:
     assert any(said in text for text in problems(town, proposed(town)))
 
 
+def test_a_campaign_for_more_than_the_policys_epsilon_is_refused(town: Town) -> None:
+    made = replace(proposed(town), privacy=Privacy(epsilon_milli=2500, delta_exponent=6))
+    assert not any("epsilon" in text for text in problems(town, made))
+    town.feed.home.policy_toml.write_text("max_epsilon = 2")
+    assert any("asks for an epsilon of 2.5, our policy allows 2" in text for text in problems(town, made))
+    town.feed.home.policy_toml.write_text("max_epsilon = 20")
+    assert policy.load(town.feed.home).max_epsilon == 4, "a policy cannot loosen it"
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "flor = 3",
+        "max_epsilon = 0",
+        "max_epsilon = 'x'",
         "[guards]\nfloor = 'x'",
         "allowed_steps = 3",
         "guards = 1",

@@ -56,6 +56,28 @@ def test_what_the_media_adds_arrives():
     assert columns.tolist() == [17, -20]
 
 
+def test_several_vectors_and_columns_made_on_demand_give_the_clear_sums():
+    rng = np.random.default_rng(5)
+    n = products._AT_ONCE * 8192 + 77
+    x, v, added = rng.integers(-9, 10, (n, 3)), rng.integers(-9, 10, (n, 2)), rng.integers(-99, 100, (3, 2))
+
+    class Made:
+        shape = x.shape
+
+        def __getitem__(self, where):
+            return x[where]
+
+    async def brand(channel):
+        key = await products.open_brand(channel, Randomness.system())
+        return await products.columns_brand(channel, key, v, 3)
+
+    async def media(channel):
+        public = await products.open_media(channel)
+        await products.columns_media(channel, public, Made(), randomness=Randomness.system(), added=added, vectors=2)
+
+    assert np.array_equal(simulate(brand, media)[0], x.T @ v + added)
+
+
 def test_the_transcript_depends_on_sizes_only():
     def shapes(x, w, v):
         brand_line, media_line = [], []

@@ -263,6 +263,11 @@ def test_columns_one_at_a_time_are_those_of_the_whole(tmp_path: Path, suffix: st
     assert all(values is not None and values.equals(read.column(name)) for name, values in found.items())
     with pytest.raises(ConfigError, match="no column"):
         list(table.each_column(path, without=["male"]))
+    some = dict(table.each_of(path, ["city", "age"]))
+    assert list(some) == ["city", "age"]
+    assert all(values.equals(read.column(name)) for name, values in some.items())
+    with pytest.raises(ConfigError, match="no column"):
+        list(table.each_of(path, ["age", "towns"]))
 
 
 def test_a_parquet_file_that_cannot_be_used_is_told_as_a_whole_one_is(tmp_path: Path) -> None:
@@ -276,6 +281,7 @@ def test_a_parquet_file_that_cannot_be_used_is_told_as_a_whole_one_is(tmp_path: 
     uses = {
         "whole": table.read,
         "columns": lambda path: list(table.each_column(path)),
+        "some": lambda path: list(table.each_of(path, ["a", "b"])),
         "blocks": lambda path: list(table.text_blocks(path, "a", 9)),
     }
     for name in ("cut", "spoilt", "empty", "absent", "rowless"):

@@ -102,21 +102,11 @@ def each_column(path: Path | str, without: Collection[str] = ()) -> Iterator[tup
             column(whole, name)
         yield from ((name, None if name in without else whole.column(name)) for name in whole.column_names)
         return
-    with _readable(path):
-        file = pa.parquet.ParquetFile(path)
-        empty = file.schema_arrow.empty_table()
-    names = _clear_names(path, empty.column_names)
+    file, empty = _parquet(path)
     for name in without:
         column(empty, name)
-    if file.metadata.num_rows == 0:
-        raise ConfigError(f"{path} has no rows", "expected at least one row")
-    for name in names:
-        if name in without:
-            yield name, None
-        else:
-            with _readable(path):
-                values = file.read(columns=[name]).column(0)
-            yield name, _plain(name, values)
+    for name in empty.column_names:
+        yield name, None if name in without else _parquet_column(path, file, name)
 
 
 def each_of(path: Path | str, names: Sequence[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
@@ -126,14 +116,27 @@ def each_of(path: Path | str, names: Sequence[str]) -> Iterator[tuple[str, pa.Ch
         whole = read(path)
         yield from ((name, column(whole, name)) for name in names)
         return
+    file, empty = _parquet(path)
+    for name in names:
+        column(empty, name)
+    yield from ((name, _parquet_column(path, file, name)) for name in names)
+
+
+def _parquet(path: Path) -> tuple[pa.parquet.ParquetFile, pa.Table]:
+    """A Parquet file that has rows, and its columns without them."""
     with _readable(path):
         file = pa.parquet.ParquetFile(path)
         empty = file.schema_arrow.empty_table()
-    for name in names:
-        column(empty, name)
-        with _readable(path):
-            values = file.read(columns=[name]).column(0)
-        yield name, _plain(name, values)
+    _clear_names(path, empty.column_names)
+    if file.metadata.num_rows == 0:
+        raise ConfigError(f"{path} has no rows", "expected at least one row")
+    return file, empty
+
+
+def _parquet_column(path: Path, file: pa.parquet.ParquetFile, name: str) -> pa.ChunkedArray:
+    with _readable(path):
+        values = file.read(columns=[name]).column(0)
+    return _plain(name, values)
 
 
 def commitment(path: Path | str, salt: bytes) -> str:
