@@ -152,17 +152,21 @@ async def train_media(job: Job, channel: Channel) -> Facts:
     settings = training.settings(job, number(job.step, "steps"), training.agreed_l2(job), job.party)
     taken = 0
 
-    def on_step(_step: int) -> None:
-        nonlocal taken
+    def charge_step() -> None:
         job.charge("train_steps", 1, job.contract.guards.train_steps)
+
+    def on_step(step: int) -> None:
+        nonlocal taken
+        if step > 1:  # the first is charged when the variances leave, which tell something by themselves
+            charge_step()
         taken += 1
 
-    charged, chance = _scores_charged(job, channel), job.randomness
+    line, charged, chance = Charged(channel, charge_step), _scores_charged(job, channel), job.randomness
     if leads:
-        model = await several.lead(channel, others, x, settings=settings, randomness=chance, on_step=on_step)
+        model = await several.lead(line, others, x, settings=settings, randomness=chance, on_step=on_step)
         await several.lead_scores(charged, others, tested @ model.basis, levels=None, randomness=chance)
     else:
-        model = await several.follower(channel, others[0], x, settings=settings, randomness=chance, on_step=on_step)
+        model = await several.follower(line, others[0], x, settings=settings, randomness=chance, on_step=on_step)
         await several.follower_scores(charged, others[0], tested @ model.basis, randomness=chance)
     weights: list[Facts] = []
     if number(job.step, "importance"):
