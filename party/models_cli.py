@@ -37,8 +37,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     if not lines:
         say("No model is kept here. A campaign with [steps.train] makes one.")
         return
-    shown = screen.table("id", "campaign", "partner", "trained", "rows", "AUC", "scores", "used")
-    shown.columns[0].no_wrap = True
+    shown = screen.table("id", "campaign", "partner", "trained", "rows", "AUC", "scores", "used", whole=1)
     for line in lines:
         auc = f"{line['auc']:.3f}" if line["auc"] is not None else "with the brand"
         parts = " and ".join(_MODELS[part] for part in line["parts"])

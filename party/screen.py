@@ -49,10 +49,11 @@ def day(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def table(*columns: str) -> Table:
+def table(*columns: str, whole: int = 0) -> Table:
+    """A table with these heads; the first `whole` columns are never broken over lines."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for at, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=at < whole)
     return made
 
 
