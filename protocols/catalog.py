@@ -233,7 +233,7 @@ _ENTRIES = (
             "brand": (
                 "for each bin of the media's granted features with {floor} or more matched people: its label, "
                 "its number of people and its number of good customers, each with noise of standard deviation "
-                "{count_noise}",
+                "{count_noise}, or more where the contract asks for differential privacy",
             ),
             "media": ("nothing new: the labels arrive encrypted and leave encrypted",),
             "coordinator": _COORDINATOR,
@@ -250,7 +250,8 @@ _ENTRIES = (
             "brand": (
                 "for each bin of the media's granted features with {floor} or more of its people: its label, its "
                 "number of people, and how many of them are matched and how many good customers, each with noise of "
-                "standard deviation {count_noise}; fewer than {floor} are not kept",
+                "standard deviation {count_noise}, or more where the contract asks for differential privacy; fewer "
+                "than {floor} are not kept",
             ),
             "media": ("nothing: neither who matched nor how many",),
             "coordinator": _COORDINATOR,
