@@ -183,7 +183,8 @@ class Recorder:
     """What the brand opens, in order: slots of logits and residuals, block by block, and the sums."""
 
     def __init__(self, monkeypatch):
-        self.slots, self.sums = [], []
+        self.slots: list[np.ndarray] = []
+        self.sums: list[int] = []
         decrypt, decrypt_sum = BrandKey.decrypt, BrandKey.decrypt_sum
         monkeypatch.setattr(BrandKey, "decrypt", lambda key, data: self._kept(self.slots, decrypt(key, data)))
         monkeypatch.setattr(BrandKey, "decrypt_sum", lambda key, data: self._kept(self.sums, decrypt_sum(key, data)))
@@ -234,10 +235,14 @@ class Silent(Randomness):
         return np.zeros(n, np.uint64)
 
 
-def mutated(monkeypatch, step, stream, steps=1):
-    """What the brand opens where the media's pure step `step` draws its masks from another kind of stream."""
+def mutate(monkeypatch, step, stream):
+    """Makes the media's pure step `step` draw its masks from another kind of stream."""
     right = getattr(logistic, step)
     monkeypatch.setattr(logistic, step, lambda *arguments: right(*arguments[:-1], stream(bytes(32))))
+
+
+def mutated(monkeypatch, step, stream, steps=1):
+    mutate(monkeypatch, step, stream)
     return views(monkeypatch, steps)
 
 
@@ -256,10 +261,8 @@ def test_masks_used_again_show(monkeypatch, step, opened):
 
 def test_one_mask_for_both_answers_shows(monkeypatch):
     """The same numbers for s and for rho: each block is still uniform, their difference is not."""
-    for step in ("masked_logits", "masked_residuals"):
-        right = getattr(logistic, step)
-        monkeypatch.setattr(logistic, step, lambda *args, right=right: right(*args[:-1], Stuck(bytes(32))))
-    opened = views(monkeypatch)
+    mutate(monkeypatch, "masked_logits", Stuck)
+    opened = mutated(monkeypatch, "masked_residuals", Stuck)
     assert not uniform((opened[0] + np.uint64(T) - opened[1]) % np.uint64(T))
 
 
@@ -267,9 +270,8 @@ def test_masks_used_again_for_the_next_block_show(monkeypatch):
     def opened(again):
         with monkeypatch.context() as patch:
             recorder = Recorder(patch)
-            right = logistic.masked_residuals
             if again:
-                patch.setattr(logistic, "masked_residuals", lambda *args: right(*args[:-1], Stuck(bytes(32))))
+                mutate(patch, "masked_residuals", Stuck)
             x_b, x_m, y = people(2 * SLOTS, 0, 1)
             train(x_b, x_m, y, steps=1)
             # Logits, logits, residuals, residuals: the brand works one block ahead.

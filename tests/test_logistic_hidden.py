@@ -62,6 +62,13 @@ def test_weights_and_absence_go_together():
     assert np.abs(logits(models, x_b, x_m) - clear.decision_function(x)).max() < 0.06
 
 
+def seeded(x_b, y, x_m, present):
+    return simulate(
+        lambda ch: brand(ch, x_b, y, settings=STEPS, randomness=Randomness(b"b" * 32), present=present),
+        lambda ch: media(ch, x_m, settings=STEPS, randomness=Randomness(b"m" * 32)),
+    )
+
+
 def test_what_stands_in_an_absent_row_is_in_no_sum():
     """The same seeds, other values where nobody is: the same model to the last bit, also with values that are none."""
     x_b, x_m, y = people(1200, 2, 2)
@@ -69,12 +76,7 @@ def test_what_stands_in_an_absent_row_is_in_no_sum():
     found = []
     for filling in (0.0, -7.5, np.nan):
         garbage, labels = np.where(present[:, None], x_b, filling), np.where(present, y, filling)
-        models = simulate(
-            lambda ch, x=garbage, y=labels: brand(
-                ch, x, y, settings=STEPS, randomness=Randomness(b"b" * 32), present=present
-            ),
-            lambda ch: media(ch, x_m, settings=STEPS, randomness=Randomness(b"m" * 32)),
-        )
+        models = seeded(garbage, labels, x_m, present)
         found.append((models[0].model.intercept, *models[0].model.weights, *models[0].model.media_weights))
     assert found[0] == found[1] == found[2]
 
@@ -96,7 +98,8 @@ def test_without_zero_weights_absent_rows_would_be_in_the_sums(monkeypatch):
 
 def media_view(role, x_m, settings=STEPS):
     """What a media with a given seed gets and does: messages each way, steps it charges, what it would draw next."""
-    randomness, lines, steps = Randomness(b"m" * 32), {}, []
+    randomness, lines = Randomness(b"m" * 32), {}
+    steps: list[int] = []
 
     async def as_media(channel):
         lines["media"] = channel

@@ -12,7 +12,7 @@ from tidegate.protocols.channel import CarrierError, ConfigError, PeerError, Pol
 from tidegate.protocols.primitives.fixed_point import T, modulo
 from tidegate.protocols.primitives.packing import block_count
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.protocols.simulate import simulate
+from tidegate.protocols.simulate import MemoryChannel, simulate
 
 PLAIN = Settings(steps=8, l2=1.0)
 
@@ -120,7 +120,7 @@ def test_weights_that_leave_one_class_are_refused():
 
 def test_the_brand_stops_where_another_step_would_find_nothing():
     x_b, x_m, y = people(3000, 2, 2)
-    charged = []
+    charged: list[int] = []
     found = train(x_b, x_m, y, Settings(steps=12, l2=1.0, may_stop=True), on_step=charged.append)
     assert found[0].stopped
     assert found[0].steps < 12
@@ -131,7 +131,7 @@ def test_the_brand_stops_where_another_step_would_find_nothing():
 
 def test_without_leave_to_stop_all_steps_are_taken():
     x_b, x_m, y = people(1000, 1, 1)
-    charged = []
+    charged: list[int] = []
     found = train(x_b, x_m, y, Settings(steps=10), on_step=charged.append)
     assert (found[0].steps, found[0].stopped, charged) == (10, False, list(range(1, 11)))
 
@@ -154,7 +154,8 @@ def test_a_brand_that_neither_goes_on_nor_stops_is_refused():
 def test_a_step_that_is_refused_is_not_answered():
     """The ledger speaks before anything of the step leaves: up to then the media has sent its eigenvalues alone."""
     x_b, x_m, y = people(300, 1, 1)
-    lines, sent = [], []
+    lines: list[MemoryChannel] = []
+    sent: list[list[str]] = []
 
     def refuse(step):
         sent.append([name for name, _ in lines[0].sent])
