@@ -153,6 +153,7 @@ async def attempt(order: Order) -> dict[str, Any]:
         try:
             facts = await play(job, job.channels[peers[0].name])
             keeping.finish()
+            # When a step ends is not to tell the media how much there was to write.
             await asyncio.sleep(pacing.wait_s())
             digests = await _together(*(session.finish() for session in sessions))
         except Exception as error:
