@@ -1,6 +1,7 @@
 """One brand and several media: the pooled model, scores of all together, and views that hold nothing else."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ TRUTH = Randomness.system
 class End(BrokenChannel):
     """One end of a line. What it holds back leaves at the latest when its party waits on any of its lines."""
 
-    together = ()
+    together: Any = ()
 
     async def recv(self, kind):
         for each in self.together:
@@ -39,11 +40,12 @@ class Lines:
 
     def __init__(self, followers=1, fault=None, where=None, at=-1):
         self.names = ("brand", "lead", *(f"follower{number}" for number in range(followers)))
-        self.ends = {}
+        self.ends: dict[tuple[str, str], End] = {}
         for one in self.names[:2]:
             for other in self.names:
                 if one != other and (one, other) not in self.ends:
-                    forth, back = asyncio.Queue(), asyncio.Queue()
+                    forth: Any = asyncio.Queue()
+                    back: Any = asyncio.Queue()
                     self.ends[one, other] = End(forth, back)
                     self.ends[other, one] = End(back, forth)
         for name in self.names:
@@ -179,7 +181,9 @@ def test_a_score_is_the_sum_of_all_parts(n, followers):
     x_ms = [rng.normal(size=(n, 2 + number)) for number in range(1 + followers)]
     parts = [rng.normal(size=x.shape[1]) for x in x_ms]
     found, *_ = play(scoring(parts, x_ms))
-    exact = sum(np.rint(np.clip(x, -8, 8) * 64) / 64 @ part for x, part in zip(x_ms, parts, strict=True))
+    exact = np.zeros(n)
+    for x, part in zip(x_ms, parts, strict=True):
+        exact += np.rint(np.clip(x, -8, 8) * 64) / 64 @ part
     assert np.abs(found - exact).max() < 1e-8
     window = (float(exact.min()) - 1, float(exact.max()) + 1)
     blurred, *_ = play(scoring(parts, x_ms, levels=20, window=window))
@@ -233,7 +237,7 @@ class Recorder:
     """What the brand opens of rows, in order."""
 
     def __init__(self, monkeypatch):
-        self.slots = []
+        self.slots: list[Any] = []
         decrypt = BrandKey.decrypt
 
         def recorded(key, data):
@@ -284,7 +288,8 @@ def test_of_exact_scores_the_parts_are_uniform_and_their_sum_alone_is_not(monkey
 @pytest.mark.parametrize("who", ["lead", "follower"])
 def test_without_masks_the_views_are_not_uniform(monkeypatch, who):
     """Masks of zeros of one media, in training and in scores."""
-    right, calls = several.masked_logits, []
+    right = several.masked_logits
+    calls: list[None] = []
 
     def unmasked(public, columns, weights, masks, randomness):
         calls.append(None)
@@ -313,6 +318,30 @@ def test_masks_are_new_in_every_step(monkeypatch):
     play(training(x_b, (x_m[:, :1], x_m[:, 1:]), y, Settings(steps=2)))
     for first, second in zip(recorder.slots[:3], recorder.slots[3:], strict=True):
         assert uniform(plus(first, np.uint64(T) - second))
+
+
+def test_every_sum_of_every_media_carries_noise(monkeypatch):
+    """The lead's for its columns, the brand's and the residuals; a follower's for its own."""
+    x_b, x_m, y = people(300, 3, 6)
+    right = several.blur
+    noised: list[int] = []
+
+    def counted(rows, count, randomness):
+        noised.append(count)
+        return right(rows, count, randomness)
+
+    monkeypatch.setattr(several, "blur", counted)
+    sums: list[int] = []
+    decrypt = BrandKey.decrypt_sum
+
+    def opened(key, data):
+        sums.append(decrypt(key, data))
+        return sums[-1]
+
+    monkeypatch.setattr(BrandKey, "decrypt_sum", opened)
+    play(training(x_b, (x_m[:, :4], x_m[:, 4:]), y, Settings(steps=1)))
+    assert sorted(noised) == [2, 4 + 3 + 1]
+    assert len(sums) == 2 + 4 + 3
 
 
 def shapes(roles):
@@ -446,7 +475,7 @@ def test_a_brand_with_other_rows_or_too_many_columns_is_refused():
 
 def test_a_brand_gets_no_step_more_than_agreed_and_each_media_counts_its_own():
     x_b, x_m, y = people(300, 1, 2)
-    counted = {"lead": [], "follower0": []}
+    counted: dict[str, list[int]] = {"lead": [], "follower0": []}
 
     async def as_lead(channel, *followers):
         counting = counted["lead"].append
