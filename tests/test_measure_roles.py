@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.test_expand import MATCHED, OTHERS, contract_of, tables
 from tests.two_tables import BRAND, MEDIA, Tables
 from tidegate.party import policy
+from tidegate.party.arms import find
 from tidegate.protocols.channel import ConfigError, PolicyError
-from tidegate.wire.contract import Contract, Outcome
+from tidegate.wire.contract import Outcome
 
 ROWS = MATCHED + OTHERS
 QUIET = replace(policy.DEFAULT_GUARDS, count_noise=0)
@@ -288,48 +290,38 @@ def test_what_the_media_keeps_cannot_be_used_after_it_was_damaged(
         (folder / "arms.json").write_text(whole)
 
 
-def _contract(then: Tables, short: str) -> Contract:
-    return then.contract({"measure.columns@1": {}}, outcome=Outcome(short, 1))
-
-
-def test_the_keys_of_people_that_two_arms_share_count_for_neither(
+def test_a_row_to_which_people_of_both_arms_lead_counts_for_neither(
     made: tuple[Tables, str, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
-    """A later state in which two people of different arms have become one row."""
-    from tidegate.party import arms as kept_arms
-
+    """A later state in which one row has the address of somebody left alone and the name of somebody who was not."""
     there, short, arms = made
     then = later(there, tmp_path, outcomes(arms, lift=0.1))
     folder = there.folder / f"{MEDIA}-campaigns" / short / "expand"
-    table = pq.ParquetFile(folder / "arms.parquet").read()
-    alone = arms["left_alone"]
-    one, other = int(np.flatnonzero(alone)[0]), int(np.flatnonzero(~alone)[0])
-    copy = tmp_path / "copy" / "campaigns" / short / "expand"
-    copy.mkdir(parents=True)
-    names = table["text"].to_pylist()
+    kept = pq.ParquetFile(folder / "arms.parquet").read()
+    one, other = int(np.flatnonzero(arms["left_alone"])[0]), int(np.flatnonzero(~arms["left_alone"])[0])
+    names = kept["text"].to_pylist()
     emails = [f"{name}@example.com" for name in names]
-    emails[one] = emails[other]
-    import pyarrow as pa
-
-    pq.write_table(table.append_column("email", pa.array(emails)), copy / "arms.parquet")
-    origin = (folder / "arms.json").read_text().replace('["text"]', '["text", "email"]')
-    (copy / "arms.json").write_text(origin)
-    # Now there are addresses alone, and the two have the same.
-    media = {"mail": emails[:other] + emails[other + 1 :], "visits": np.zeros(len(emails) - 1)}
-    pq.write_table(pa.table(media), tmp_path / "now.parquet")
-    contract = _contract(then, short)
-    parties = tuple(
-        replace(party, data=replace(party.data, commitment="1" * 64, rows=len(emails) - 1))
-        for party in contract.parties
-    )
+    copy = tmp_path / "copy" / short / "expand"
+    copy.mkdir(parents=True)
+    pq.write_table(kept.append_column("email", pa.array(emails)), copy / "arms.parquet")
+    (copy / "arms.json").write_text((folder / "arms.json").read_text().replace('["text"]', '["text", "email"]'))
+    rest = [i for i in range(len(names)) if i not in (one, other)]
+    now = {
+        "id": [names[other], *(names[i] for i in rest)],
+        "mail": [emails[one], *(emails[i] for i in rest)],
+    }
+    pq.write_table(pa.table(now), tmp_path / "now.parquet")
+    contract = then.contract({"measure.columns@1": {}}, outcome=Outcome(short, 2))
+    state = {"commitment": "1" * 64, "rows": len(rest) + 1}
+    parties = tuple(replace(party, data=replace(party.data, **state)) for party in contract.parties)
     job = replace(
         then.job(MEDIA, contract, 0),
-        contract=replace(contract, parties=parties, outcome=Outcome(short, 2)),
+        contract=replace(contract, parties=parties),
         path=tmp_path / "now.parquet",
-        keys={"email": "mail"},
-        campaigns=tmp_path / "copy" / "campaigns",
+        keys={"email": "mail", "text": "id"},
+        campaigns=tmp_path / "copy",
     )
-    found = kept_arms.find(job)
-    # Of the two lines with one address the first is taken, so one person is gone and nobody is in both arms.
-    assert sum(found.people) == len(emails) - 1
-    assert found.gone == 1
+    found = find(job)
+    assert found.of_row[0] == 0
+    assert sum(found.people) == len(rest)
+    assert found.gone == 2
