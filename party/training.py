@@ -53,7 +53,7 @@ PUBLIC_L2 = 10.0
 """By which the media whitens where the brand chooses the penalty, and the choice of a brand without columns."""
 L2_TRIED = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _FOLDS = 5
-_MOST_ROWS = 20_000
+_MOST_ROWS = 10_000
 _CLEAR = 2.0
 
 
@@ -177,7 +177,7 @@ def _all_but(job: Job, recipe: features.Recipe, rare: BoolArray, tested: IntArra
 def chosen_l2(taught: Lesson, randomness: Randomness) -> tuple[float, list[dict[str, float]]]:
     """The penalty of L2_TRIED with the least log loss on rows left out, on the brand's own columns; and that of each.
 
-    Five folds of 20,000 rows at most: a penalty of this form is the precision that weights are expected to have,
+    Five folds of 10,000 rows at most: a penalty of this form is the precision that weights are expected to have,
     whatever the number of rows. Without columns there is nothing to choose by: PUBLIC_L2.
     """
     rows = np.flatnonzero(taught.here)

@@ -12,9 +12,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tests.two_tables import BRAND, MEDIA, TRAIN, Tables
-from tidegate.party import quality, report
+from tidegate.party import quality, report, training
 from tidegate.party.aligned import drawn_out
-from tidegate.party.calibration import Calibration
+from tidegate.party.calibration import Calibration, calibrate
 from tidegate.party.data import features
 from tidegate.protocols.blind.logistic import Opening
 from tidegate.protocols.channel import PolicyError
@@ -103,7 +103,14 @@ def test_rates_are_those_among_all_of_the_media_s_people(tmp_path: Path) -> None
     z = kept["intercept"] + x @ kept["media_weights"]
     share = 500 / 4000
     assert (1 / (1 + np.exp(-z))).mean() == pytest.approx(share, abs=0.02)
-    assert Calibration(**kept["calibration"]).rates(z).mean() == pytest.approx(share, abs=0.03)
+    rates = Calibration(**kept["calibration"]).rates(z)
+    assert rates.mean() == pytest.approx(share, abs=0.03)
+    # The odds of the hold-out, in which the others are three sevenths of what they are.
+    odds = kept["odds"]
+    assert odds == pytest.approx(np.log(1500 / 3500))
+    scores, labels = np.array(kept["holdout_scores"]) + kept["intercept"] - odds, kept["holdout_labels"]
+    sampled = calibrate(labels, scores, training.blur_of(tuple(kept["window"]), 20)).rates(z - odds)
+    np.testing.assert_allclose(np.log(rates / (1 - rates)), np.log(sampled / (1 - sampled)) + odds, atol=1e-6)
 
 
 def test_expand_and_score_use_the_model_of_the_seeds(tmp_path: Path) -> None:
@@ -113,7 +120,8 @@ def test_expand_and_score_use_the_model_of_the_seeds(tmp_path: Path) -> None:
     found, at_media = there.play(contract, 1)
     assert found["sizes"][0]["people"] == at_media["sizes"][0]["people"] == 350
     assert found["sizes"][0]["expected_lift"] > 1.5
-    assert found["sizes"][0]["expected_rate"] < 0.6
+    of_all = found["sizes"][0]["expected_rate"] / found["sizes"][0]["expected_lift"]
+    assert of_all < 500 / 4000, "rates are those of the media's people, not of the sample"
     audience = pq.read_table(next((tmp_path / "paper-campaigns").glob("*/expand/audience_*.parquet")))["row"]
     others = np.setdiff1d(np.arange(4000), there.matched[:, 1])
     assert set(audience.to_pylist()) <= set(others.tolist())
