@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tidegate.protocols.catalog import CATALOG
 from tidegate.wire.contract import Contract, Step
 
 EVERY_S = 0.5
@@ -29,7 +30,7 @@ class Progress:
     """Turns the session's messages into {"progress": text} lines, at most two a second."""
 
     def __init__(self, contract: Contract, step: Step, say: Callable[[dict[str, Any]], None]) -> None:
-        self._doing, self._say = _DOING[step.step], say
+        self._doing, self._say, self._joint = _DOING[step.step], say, CATALOG[step.protocol].several
         steps, lookalike = step.settings.get("steps", 0), step.settings.get("lookalike_steps", 0)
         self._rounds = (steps if isinstance(steps, int) else 0) + (lookalike if isinstance(lookalike, int) else 0)
         self._seen: Counter[str] = Counter()
@@ -47,5 +48,7 @@ class Progress:
 
     def text(self) -> str:
         done = self._seen["ResidualSum"]
-        rounds = f", step {min(done + 1, self._rounds)} of {self._rounds}" if self._rounds else ""
+        # Of several media the leading one alone sends that message, so the others cannot count by it.
+        counted = self._rounds and (done or not self._joint)
+        rounds = f", step {min(done + 1, self._rounds)} of {self._rounds}" if counted else ""
         return f"{self._doing}{rounds}, {self._bytes / 1e6:.1f} MB"
