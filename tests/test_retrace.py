@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def test_another_encrypted_vector_than_the_label_is_found_out(done: Town, monkey
     honest = insight.columns_brand
 
     async def probing(channel: Any, key: Any, v: Any, d: int) -> Any:
-        return await honest(channel, key, np.eye(1, len(v), dtype=np.int64)[0], d)
+        probe = np.zeros_like(v)
+        probe[0] = 1
+        return await honest(channel, key, probe, d)
 
     monkeypatch.setattr(insight, "columns_brand", probing)
     with pytest.raises(DisagreementError, match="step insight: what the role sends is not what was sent"):
@@ -66,7 +69,8 @@ def test_a_record_that_was_changed_is_found_out(done: Town, file: str) -> None:
     kept = path.read_bytes()
     try:
         path.write_bytes(bytes([kept[0] ^ 1]) + kept[1:] if file == "seed" else kept[:-1] + bytes([kept[-1] ^ 1]))
-        with pytest.raises(TidegateError):
+        # With other keys or messages the role computes with what is no number, of which it may warn.
+        with pytest.raises(TidegateError), warnings.catch_warnings(action="ignore"):
             retraced(done)
     finally:
         path.write_bytes(kept)
