@@ -13,7 +13,6 @@ interval of a rate, which stays inside 0..1 and is right for few people too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -177,43 +176,3 @@ def _wilson(good: int, people: int) -> Interval:
     middle = (good + z2 / 2) / (people + z2)
     reach = NORMAL_95 * math.sqrt(good * (people - good) / people + z2 / 4) / (people + z2)
     return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-def top_rate(rates: npt.ArrayLike, percent: int) -> float:
-    """Mean of the highest `percent` of `rates` (at least one): the expected rate of an audience of that size."""
-    r = finite(rates)
-    if r.size == 0 or not 0 < percent <= 100:
-        raise ConfigError("an audience is a share above 0 and up to 100 percent of at least one person")
-    people = audience_size(r.size, percent)
-    return float(np.partition(r, r.size - people)[r.size - people :].mean())
-
-
-def expected_sizes(
-    holdout_scores: npt.ArrayLike,
-    holdout_labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    percents: Sequence[int],
-    blur: float = 0.0,
-) -> list[dict[str, float]]:
-    """Expected quality of the best-scored `percents` of other people, as the expand step's facts have it.
-
-    `scores` are the other people's, with even noise of full width `blur` on them; hold-out scores are the same model's,
-    exact. What is expected assumes that other people of a score are like matched people of that score. The lift is
-    against taking as many of the others blindly.
-    """
-    rates = calibrate(holdout_labels, holdout_scores, blur).rates(scores)
-    base_rate = top_rate(rates, 100)
-    return [
-        {
-            "percent": percent,
-            "people": audience_size(rates.size, percent),
-            "expected_rate": top_rate(rates, percent),
-            "expected_lift": top_rate(rates, percent) / base_rate,
-        }
-        for percent in percents
-    ]
-
-
-def audience_size(pool: int, percent: float) -> int:
-    """How many of `pool` people the best-scored `percent` are, rounded up; at least one."""
-    return max(1, math.ceil(pool * percent / 100))

@@ -73,6 +73,7 @@ def brand_facts(name: str = "sport", gain: float = 0.8) -> dict[str, dict[str, A
     y = (rng.random(3000) < 0.1).astype(int)
     alone = rng.normal(size=y.size) + 0.5 * y - 2.5
     joint = alone + gain * y
+    rates = np.sort(calibration.calibrate(y, joint).rates(joint[:2600]))[::-1]
     shared = {"run": "00", "seconds": 1.25, "sent": 2_000_000, "received": 3_000}
     facts: dict[str, dict[str, Any]] = {
         "match": {
@@ -100,7 +101,11 @@ def brand_facts(name: str = "sport", gain: float = 0.8) -> dict[str, dict[str, A
         "score": {"rows": 4000, "levels": 20, "histogram": quality.histogram(joint)},
         "expand": {
             "pool": 2600, "floor": 100, "histogram": quality.histogram(alone),
-            "sizes": calibration.expected_sizes(joint, y, joint[:2600], [5, 10]),
+            "sizes": [
+                {"percent": percent, "people": people, "expected_rate": float(rates[:people].mean()),
+                 "expected_lift": float(rates[:people].mean() / rates.mean())}
+                for percent, people in ((5, 130), (10, 260))
+            ],
         },
     }  # fmt: skip
     return {step: {"step": step, **shared, "learned": [f"something of {step}"], **one} for step, one in facts.items()}
@@ -302,7 +307,7 @@ def test_differential_privacy_is_said_with_what_was_spent(tmp_path: Path) -> Non
 def test_gain_within_noise_is_said_plainly(tmp_path: Path) -> None:
     html, _ = made(tmp_path, brand_facts(gain=0.0))
     assert "made no measurable difference" in Page(html).text
-    assert "The interval includes 0, so the gain is within noise" in Page(html).text
+    assert "The interval includes 0, so no gain is shown" in Page(html).text
 
 
 @pytest.mark.parametrize(

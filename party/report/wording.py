@@ -112,7 +112,7 @@ def verdict(train: Mapping[str, Any], peer: str) -> Verdict | None:
     return Verdict(
         "noise",
         f"Joining with {peer} made no measurable difference here.",
-        f"{backing}. The interval includes 0, so the gain is within noise: more held-out customers, "
+        f"{backing}. The interval includes 0, so no gain is shown: more held-out customers, "
         "or other columns, might tell.",
     )
 
