@@ -176,7 +176,7 @@ SEVERAL = {
     "another's": ('vista = "viewers"', 'vista = "people"', "data.media.vista", "a data set that vista has offered"),
     "twice": ('["feed", "vista"]', '["feed", "feed"]', "parties.media", "each media once"),
     "unknown": ('["feed", "vista"]', '["feed", "visto"]', "parties.media", 'did you mean "vista"'),
-    "training": ("[steps.match]", "[steps.match]\n[steps.train]", "steps.train", "one media with this step"),
+    "insight": ("[steps.match]", "[steps.match]\n[steps.insight]", "steps.insight", "one media with this step"),
 }
 
 
