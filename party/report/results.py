@@ -77,6 +77,9 @@ def _how(match: Any) -> Html:
     return small(f"Compared by the engine {engine}, mode {mode}{arithmetic}.")
 
 
+_JOINT = " The steps with all of them ran over the rows that all know, so each knows which of its people those are."
+
+
 def together(report: Report) -> Html:
     """Of several media: how many of the brand's rows each knows, any, and all."""
     found = report.get("together")
@@ -95,9 +98,9 @@ def together(report: Report) -> Html:
         opening("Together", f"What {len(names)} media know of your people"),
         element(
             "p",
-            "Each was matched apart and learned nothing of the others’ people; the lines below were added up at your "
-            "side. known.parquet, with the results of the last match, has one line for each of your rows that any of "
-            "them knows.",
+            "Each was matched apart, and learned nothing of the others’ people by that; the lines below were added up "
+            "at your side. known.parquet, with the results of the last match, has one line for each of your rows that "
+            f"any of them knows.{_JOINT if any(not step['media'] for step in report['protocols']) else ''}",
         ),
         card(table(columns, rows), small(why) if left_out else ""),
     )
