@@ -27,6 +27,8 @@ from tidegate.wire import relay_pb2 as pb
 
 from .refusal import RefusedError, printable
 
+COORDINATOR = pairs.COORDINATOR  # where the coordinator itself plays a part in a step
+
 TRANSITIONS: dict[str, frozenset[str]] = {
     "signing": frozenset({"waiting", "refused", "cancelled", "expired"}),
     "waiting": frozenset({"running", "waiting", "done", "failed", "cancelled", "expired"}),
@@ -58,6 +60,7 @@ REPORT_WITHIN_S = 15.0  # after a worker's line broke: how long its node may tak
 OPEN_WITHIN_S = 120.0  # after the start of a run: how long a worker may take to open its line
 PAUSE_AT_MOST_S = 30.0  # between two attempts; the first pause is one second, and each next one twice as long
 
+MOST_PARTIES = 64  # of a campaign
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,95}")  # a kind of step and, with several media, the media's name
 _MAX_OPEN_PER_PARTY = 1000
 _MAX_TOLD = 1000
@@ -242,8 +245,9 @@ class Scheduler:
         parties, names = tuple(docket.parties), tuple(docket.steps)
         if len(docket.contract) != 32:
             raise RefusedError("INVALID_ARGUMENT", f"a contract hash has 32 bytes, this one {len(docket.contract)}")
-        if not 2 <= len(parties) <= 16 or len(set(parties)) != len(parties):
-            raise RefusedError("INVALID_ARGUMENT", "a campaign has 2 to 16 different parties")
+        if not 2 <= len(parties) <= MOST_PARTIES or len(set(parties)) != len(parties) or COORDINATOR in parties:
+            text = f"a campaign has 2 to {MOST_PARTIES} different parties, and the coordinator is none of them"
+            raise RefusedError("INVALID_ARGUMENT", text)
         if parties[0] != party:
             raise RefusedError("PERMISSION_DENIED", f"a campaign's first party is its proposer, and {party} calls")
         if not 1 <= len(names) <= 32 or not all(_STEP_NAME.fullmatch(name) for name in names):
@@ -326,7 +330,7 @@ class Scheduler:
     def ended(self, party: str, ended: pb.Ended, at: Moment) -> Effects:
         """A node says how a run ended there."""
         campaign = self._campaigns.get(ended.contract)
-        if campaign is None or party not in campaign.parties or len(ended.run) != 16:
+        if campaign is None or party not in (*campaign.parties, COORDINATOR) or len(ended.run) != 16:
             raise RefusedError("INVALID_ARGUMENT", "the report is about a run of which the caller is no party")
         if not ended.prepared and ended.error not in _REPORTED:
             text = f"a run ends with one of {', '.join(_REPORTED)}, not {printable(ended.error, 32)!r}"
@@ -521,6 +525,10 @@ class Scheduler:
             if key[0] == campaign.contract:
                 runs.pop(run, None)
 
+    def step(self, contract: bytes, index: int) -> Step:
+        """A step of a campaign that is known here, for the coordinator's own part in it."""
+        return self._campaigns[contract].steps[index]
+
     # When a step starts
 
     def _schedule(self, at: Moment) -> None:
@@ -649,10 +657,11 @@ def _members(docket: pb.Docket) -> list[tuple[str, ...]]:
     if not members:
         return [parties] * len(docket.steps)
     if len(members) != len(docket.steps) or not all(
-        2 <= len(each) == len(set(each)) and set(each) <= set(parties) for each in members
+        len({*each} - {COORDINATOR}) >= 2 and len(each) == len({*each}) and {*each} <= {*parties, COORDINATOR}
+        for each in members
     ):
         text = "a docket names the parties of each step, two or more of its own"
         raise RefusedError("INVALID_ARGUMENT", text)
-    if set().union(*members) != set(parties):
+    if set().union(*members) - {COORDINATOR} != set(parties):
         raise RefusedError("INVALID_ARGUMENT", "a docket names no party that takes part in no step")
     return members

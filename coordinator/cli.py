@@ -20,6 +20,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from tidegate.protocols.channel import ConfigError, TidegateError
+from tidegate.wire.identity import Identity
+from tidegate.wire.pairs import COORDINATOR
 
 from . import members
 from .config import Home, split_address
@@ -79,13 +81,14 @@ def set_up(home: Home, address: str) -> None:
     home.create()
     try:
         members.Authority.create(home)
+        Identity.generate(COORDINATOR).save(home.identity)
         Store(home.store).close()
         home.write_settings(address)
     except OSError as error:
         raise ConfigError(f"cannot write to {home.path}: {error.strerror}", "free some space, then try again") from None
     finally:
         if not home.settings_file.exists():
-            for made in (home.authority_key, home.authority_certificate):
+            for made in (home.authority_key, home.authority_certificate, home.identity):
                 made.unlink(missing_ok=True)
 
 
@@ -151,7 +154,10 @@ def invite(
     home: Home = context.obj
     settings = home.settings()
     authority, store = members.Authority.load(home), Store(home.store)
-    made = members.invite(store, authority, settings.address, party, hours=hours, now_s=int(time.time()), again=again)
+    identity = Identity.load(home.identity).public
+    made = members.invite(
+        store, authority, settings.address, identity, party, hours=hours, now_s=int(time.time()), again=again
+    )
     store.close()
     typer.echo(made.to_text())
     Console(stderr=True, soft_wrap=True, highlight=False).print(

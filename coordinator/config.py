@@ -59,6 +59,11 @@ class Home:
     def authority_key(self) -> Path:
         return self.path / "authority-key.pem"
 
+    @property
+    def identity(self) -> Path:
+        """The keys by which parties know the coordinator where it plays a part in a step itself."""
+        return self.path / "identity.key"
+
     def create(self) -> None:
         """Makes the folder, open to its owner only. Raises ConfigError if a coordinator lives there or it cannot be."""
         if self.settings_file.exists():

@@ -26,6 +26,7 @@ from tidegate.wire.invite import (
     Invite,
     join_signed_bytes,
 )
+from tidegate.wire.pairs import COORDINATOR
 from tidegate.wire.relay_pb2 import JoinRequest
 
 from .config import Home, split_address
@@ -37,7 +38,7 @@ _AUTHORITY_LASTS = 3650 * _DAY
 _CERTIFICATE_LASTS = 730 * _DAY
 _CLOCKS_DIFFER = timedelta(hours=1)
 _MAX_CSR_BYTES = 8 * 1024
-_RESERVED = (INVITE_COMMON_NAME, "coordinator")
+_RESERVED = (INVITE_COMMON_NAME, COORDINATOR)
 _PEM, _DER = serialization.Encoding.PEM, serialization.Encoding.DER
 
 
@@ -99,6 +100,11 @@ class Authority:
         """A certificate (DER) with which to call, and with which nobody can pass for a server."""
         return self._issue(common_name, public, lasts, ExtendedKeyUsageOID.CLIENT_AUTH).public_bytes(_DER)
 
+    def own_certificate(self) -> tuple[bytes, bytes]:
+        """A fresh key (PEM) and certificate (DER) with which the coordinator's own workers call."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return _pem_key(key), self.client_certificate(COORDINATOR, key.public_key())
+
     def _issue(
         self,
         common_name: str,
@@ -121,7 +127,15 @@ class Authority:
 
 
 def invite(
-    store: Store, authority: Authority, address: str, party: str, *, hours: float, now_s: int, again: bool = False
+    store: Store,
+    authority: Authority,
+    address: str,
+    identity: bytes,
+    party: str,
+    *,
+    hours: float,
+    now_s: int,
+    again: bool = False,
 ) -> Invite:
     """A new single-use invite. Raises ConfigError for a bad name, or one that has joined unless `again`."""
     if checked_name(party) in _RESERVED:
@@ -136,7 +150,7 @@ def invite(
     certificate = authority.client_certificate(INVITE_COMMON_NAME, key.public_key(), timedelta(hours=hours) + _DAY)
     der_key = key.private_bytes(_DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     store.add_invite(hashlib.sha256(secret).digest(), party, expires_s)
-    return Invite(address, authority.der, party, secret, expires_s, certificate, der_key)
+    return Invite(address, authority.der, party, secret, expires_s, certificate, der_key, identity)
 
 
 def join(store: Store, authority: Authority, request: JoinRequest, now_s: int) -> bytes:

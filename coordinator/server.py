@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hmac
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,13 +27,17 @@ from tidegate.protocols.channel import MIB, CarrierError, ConfigError, TidegateE
 from tidegate.wire import receipt
 from tidegate.wire import relay_pb2 as pb
 from tidegate.wire.contract import signed_bytes
-from tidegate.wire.identity import verify_signature
+from tidegate.wire.identity import Identity, verify_signature
+from tidegate.wire.invite import pem_certificate
 from tidegate.wire.line import KEEPALIVE_OPTIONS
+from tidegate.wire.pairs import COORDINATOR
 from tidegate.wire.relay_pb2_grpc import RelayServicer, add_RelayServicer_to_server
 
 from . import members
-from .campaigns import Effects, Moment, Scheduler
+from .campaigns import MOST_PARTIES, Effects, Moment, Scheduler
 from .config import Home, split_address
+from .helper import Helper
+from .order import Order
 from .refusal import RefusedError, printable
 from .relay import Line, Relay
 from .store import Letter, Member, Store
@@ -83,6 +89,10 @@ class Coordinator(RelayServicer):
             runs_per_party=settings.runs_per_party,
         )
         self._nodes: dict[str, _Node] = {}
+        self._identity = Identity.load(home.identity)
+        self._home, self._own_address = home, ""
+        self._own_key, self._own_certificate = self._authority.own_certificate()
+        self._helper = Helper(self._order, self._helper_ended)
         self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._server: grpc.aio.Server | None = None
@@ -96,6 +106,7 @@ class Coordinator(RelayServicer):
         _check_bindable(listen)
         self.store.nobody_is_here()
         self._apply(self._scheduler.resume(self._now()))
+        self._apply(self._scheduler.here(COORDINATOR, (), self._now()))
         key, certificate = self._authority.server_certificate(self._address)
         credentials = grpc.ssl_server_credentials(
             [(key, certificate)], root_certificates=self._authority.pem, require_client_auth=True
@@ -110,6 +121,7 @@ class Coordinator(RelayServicer):
             raise ConfigError(f"cannot listen on {listen}", "choose another address with --listen")
         await self._server.start()
         self._ticker = asyncio.create_task(self._tick())
+        self._own_address = f"{_reached_at(listen)}:{port}"
         return port
 
     async def stop(self) -> None:
@@ -120,6 +132,7 @@ class Coordinator(RelayServicer):
             await asyncio.gather(self._ticker, return_exceptions=True)
         for node in self._nodes.values():
             self._drop(node)
+        await self._helper.stop()
         self._relay.end_all()
         if self._server is not None:
             await self._server.stop(grace=STOP_WITHIN_S)
@@ -166,6 +179,9 @@ class Coordinator(RelayServicer):
             _log.info(note)
 
     def _tell(self, party: str, message: pb.ToNode) -> None:
+        if party == COORDINATOR:
+            self._helper.tell(message)
+            return
         node = self._nodes.get(party)
         if node is not None:
             with contextlib.suppress(asyncio.QueueFull):
@@ -186,14 +202,47 @@ class Coordinator(RelayServicer):
             self._fail(error)
             raise
 
+    # The coordinator's own part in runs
+
+    def _order(self, start: pb.Start) -> Order:
+        """What the coordinator's worker needs for a run."""
+        step = self._scheduler.step(start.contract, start.step)
+        return Order(
+            home=str(self._home.path),
+            address=self._own_address,
+            ca=self._authority.pem.decode(),
+            certificate=pem_certificate(self._own_certificate).decode(),
+            key=self._own_key.decode(),
+            contract=start.contract.hex(),
+            step=start.step,
+            kind=step.name,
+            run=start.run.hex(),
+            members=list(step.parties),
+            identities={party: self._identity_of(party).hex() for party in step.parties},
+        )
+
+    def _helper_ended(self, ended: pb.Ended) -> None:
+        with contextlib.suppress(TidegateError):  # then the coordinator is about to end with that error
+            self._apply(self._scheduler.ended(COORDINATOR, ended, self._now()))
+
     # Who calls
 
     def _caller(self, context: _Context) -> Member:
         if self._stopping:
             raise RefusedError("UNAVAILABLE", "the coordinator is stopping")
-        return self._keep(lambda: members.caller(self.store, _certificate(context)))
+        presented = _certificate(context)
+        return self._keep(lambda: members.caller(self.store, presented))
+
+    def _worker(self, context: _Context) -> str:
+        """Whose worker calls: a member's, or the coordinator's own."""
+        presented = ssl.PEM_cert_to_DER_cert(_certificate(context).decode())
+        if hmac.compare_digest(presented, self._own_certificate) and not self._stopping:
+            return COORDINATOR
+        return self._caller(context).party
 
     def _identity_of(self, party: str) -> bytes:
+        if party == COORDINATOR:
+            return self._identity.public
         member = self._keep(lambda: self.store.member(party))
         if member is None:
             raise RefusedError("NOT_FOUND", f"{printable(party, 64)} has not joined this coordinator")
@@ -263,7 +312,7 @@ class Coordinator(RelayServicer):
         async with self._answering(context):
             member = self._caller(context)
             self._check_signature(member, request.contract, request.signature)
-            if len(request.parties) <= 16:
+            if len(request.parties) <= MOST_PARTIES:
                 for party in request.parties:
                     self._identity_of(party)
             self._apply(self._scheduler.file(member.party, request, self._now()))
@@ -377,7 +426,7 @@ class Coordinator(RelayServicer):
     ) -> None:
         with self._counted():
             async with self._answering(context):
-                party = self._caller(context).party
+                party = self._worker(context)
                 first = await _first(request_iterator)
                 if first is None or len(first.run) != 16:
                     raise RefusedError("INVALID_ARGUMENT", "a worker's line begins with a frame that names its run")
@@ -453,6 +502,12 @@ def _check_version(software: str) -> None:
     if _series(software) != _series(__version__):
         text = f"this coordinator runs tidegate {__version__}, the node {printable(software, 32) or 'none'}"
         raise RefusedError("FAILED_PRECONDITION", f"{text}: install the same version at both")
+
+
+def _reached_at(listen: str) -> str:
+    """The host by which this machine itself reaches what listens there."""
+    host = listen.rpartition(":")[0]
+    return {"0.0.0.0": "127.0.0.1", "[::]": "localhost", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - dialled, not bound
 
 
 def _check_bindable(listen: str) -> None:

@@ -18,6 +18,8 @@ def terms(made: Contract) -> dict[str, str]:
         "Good customers": _label(made),
         "Held out to measure quality": _holdout(made),
         "Model": _model(made),
+        "The coordinator plays a part": _helper(made),
+        "Ranges": _ranges(made),
         "Differential privacy": _privacy(made),
         "Measured": _outcome(made),
         "Audit": _audit(made),
@@ -62,6 +64,8 @@ def _holdout(made: Contract) -> str:
 def _model(made: Contract) -> str:
     if not made.model:
         return ""
+    if any(step.step == "assign" for step in made.steps):
+        return f"the segments of campaign {made.model}"
     trains = any(step.step == "train" for step in made.steps)
     return f"training starts from that of campaign {made.model}" if trains else f"that of campaign {made.model}"
 
@@ -71,6 +75,18 @@ def _privacy(made: Contract) -> str:
         return ""
     epsilon = made.privacy.epsilon_milli / 1000
     return f"epsilon {epsilon:g}, delta 1e-{made.privacy.delta_exponent}, for what training and insight release"
+
+
+def _helper(made: Contract) -> str:
+    if not made.helper:
+        return ""
+    steps = ", ".join(step.name for step in made.steps if CATALOG[step.protocol].helper)
+    return f"in {steps}, known by the key {made.helper[:16]}..."
+
+
+def _ranges(made: Contract) -> str:
+    shown = [f"{each.column} {each.low:g} to {each.high:g}" for each in made.ranges]
+    return ", ".join(shown) + "; other values are cut to these" if shown else ""
 
 
 def _outcome(made: Contract) -> str:

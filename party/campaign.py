@@ -17,6 +17,7 @@
     [holdout]             column and value, or share in percent (default 30)
     [model]               campaign: the short name of the one whose models score and expand use, or train starts from
     [privacy]             epsilon, delta (default 1e-6): differential privacy of train and insight
+    [ranges.PARTY]        column = [low, high]: in which the columns lie that segments use; others are cut to it
     [outcome]             what `measure` measures: campaign, audience, converted, positive, spend, cap, decimals, cost
     [steps.match] ...     one table for each step that is to run, in order
     [guards]              optional: floor, seeds, train_steps, count_noise, score_levels
@@ -51,6 +52,7 @@ from tidegate.protocols.channel import ConfigError, TidegateError
 from tidegate.protocols.psi import doctor
 from tidegate.protocols.psi.epoch import LEAST_SHARD
 from tidegate.wire.contract import (
+    FROM_MODEL,
     KEY_FORMS,
     KEY_KINDS,
     KEY_PROFILES,
@@ -65,6 +67,7 @@ from tidegate.wire.contract import (
     Label,
     Outcome,
     Privacy,
+    Range,
     Step,
     Total,
 )
@@ -78,7 +81,7 @@ from .store import Campaign, Dataset, Offer, Store
 MAX_FILE_BYTES = 256 * 1024
 TABLES = (
     *("campaign", "parties", "data", "match", "label", "features", "holdout", "model", "privacy", "outcome"),
-    *("steps", "guards", "learns", "demo"),
+    *("ranges", "steps", "guards", "learns", "demo"),
 )
 NEEDED = ("campaign", "parties", "data", "match", "steps")
 ROLES = ("brand", "media")
@@ -86,6 +89,7 @@ MOST_MEDIA = 15
 # Steps that run with each media apart where there are several, and that use identifiers alone.
 WITH_EACH = frozenset({"doctor", "match"})
 TRAIN_STEPS, LOOKALIKE_STEPS, L2, SAMPLE, OTHERS = 8, 4, 10, 20_000, 10
+MOST_SEGMENTS, STARTS, ITERATIONS = 8, 4, 20
 # Fewer seeds than this work, but the model will be coarse.
 FEW_SEEDS = 1000
 
@@ -305,6 +309,7 @@ class _Form:
             return None
         if brand is None or len(offers) != len(media):
             raise ConfigError("the campaign's data sets are not known", "register and offer them")
+        ranges = self.ranges(features, steps)
         learns = self.learns(policy.learns(steps, {me: "brand", **dict.fromkeys(media, "media")}, guards))
         self.remarks(guards, features[media[0]], steps)
         if self.checked.mistakes:
@@ -338,6 +343,8 @@ class _Form:
             privacy=privacy,
             outcome=outcome,
             audit=audit,
+            helper=home.coordinator_identity().hex() if any(CATALOG[step.protocol].helper for step in steps) else "",
+            ranges=ranges,
         )
         self.checked.remarks += hidden_cost(made)
         return made
@@ -631,12 +638,14 @@ class _Form:
             apart = several and name in WITH_EACH
             after = protocol_after(match, name, several=several and not apart, seeds=seeds)
             protocol = {"doctor": DEFAULT_PROTOCOL["doctor"], "match": match}.get(name, after) or DEFAULT_PROTOCOL[name]
-            missing = [need for need in CATALOG[protocol].needs if need not in done and not (need == "train" and model)]
+            missing = [
+                need for need in CATALOG[protocol].needs if need not in done and not (need in FROM_MODEL and model)
+            ]
             if missing:
                 later = [need for need in missing if need in named]
                 hint = "the steps run in the order of their tables" if later else f"add [steps.{missing[0]}]"
-                if missing == ["train"] and not later:
-                    hint += ", or name in [model] a campaign that has trained"
+                if missing[0] in FROM_MODEL and not later:
+                    hint += ", or name in [model] a campaign that has done it"
                 self.wrong(f"steps.{name}", f"[steps.{missing[0]}] before it", "it later" if later else "none", hint)
             elif name not in WITH_EACH and after is None:
                 self.no_such_step(name, match, media)
@@ -669,6 +678,7 @@ class _Form:
             "doctor": ("sample",),
             "train": ("steps", "l2", "lookalike_steps", "balance", "early_stop", "importance"),
             "expand": (*AUDIENCE_KEYS, "control"),
+            "segment": ("k", "most_k", "starts", "iterations", "brand_weight", "media_weight"),
         }.get(name, ())
         if CATALOG[protocol].mode == "epoch":
             known = ("prefix_bits",)
@@ -679,6 +689,8 @@ class _Form:
             return {"prefix_bits": self.integer(own, "steps.match.prefix_bits", *policy.PREFIX_BITS, 0)}
         if name == "doctor":
             return {"sample": self.sample(own, guards)}
+        if name == "segment":
+            return self.segmenting(own)
         if name == "train":
             return self.training(own, named, guards, seeds=CATALOG[protocol].seeds)
         if name == "expand":
@@ -721,6 +733,42 @@ class _Form:
             self.wrong(key, "true or false", _shown(value))
             return 0
         return int(value)
+
+    def segmenting(self, own: dict[str, Any]) -> dict[str, int | list[int]]:
+        least, most = policy.SEGMENTS
+        auto = own.get("k") == "auto"
+        if "k" not in own:
+            self.wrong("steps.segment.k", f'"auto", or a whole number from {least} to {most}', "nothing")
+        if "most_k" in own and not auto:
+            self.wrong("steps.segment.most_k", 'it only with k = "auto"', _shown(own["most_k"]))
+        k = 0 if auto else self.integer(own, "steps.segment.k", least, most, least)
+        weights = {}
+        for side in ROLES:
+            key, expected = f"steps.segment.{side}_weight", "a number from 0.001 to 1000, with three decimals at most"
+            weights[f"{side}_weight"] = self.milli(own, key, 1, 10**6, expected, 1)
+        return {
+            "k": k,
+            "most_k": self.integer(own, "steps.segment.most_k", least, most, MOST_SEGMENTS) if auto else max(k, least),
+            "starts": self.integer(own, "steps.segment.starts", *policy.STARTS, STARTS),
+            "iterations": self.integer(own, "steps.segment.iterations", *policy.ITERATIONS, ITERATIONS),
+            **weights,
+        }
+
+    def ranges(self, features: dict[str, tuple[str, ...]], steps: tuple[Step, ...]) -> tuple[Range, ...]:
+        """The ranges that the file declares, of columns that segments use."""
+        raw = self.table("ranges", features)
+        if "ranges" in self.raw and not any(step.step == "segment" for step in steps):
+            self.wrong("ranges", "them only with [steps.segment]", "them")
+        found = []
+        for party in raw if isinstance(raw, dict) else ():
+            columns = self.table(f"ranges.{party}", features.get(party, ()), raw)
+            for column, ends in columns.items():
+                pair = list(ends) if isinstance(ends, list) else []
+                if len(pair) != 2 or not all(_is_number(end) for end in pair) or not pair[0] < pair[1]:
+                    self.wrong(f"ranges.{party}.{column}", "two numbers, the lower first", _shown(ends))
+                else:
+                    found.append(Range(party, column, float(pair[0]), float(pair[1])))
+        return tuple(found)
 
     def sample(self, own: dict[str, Any], guards: Guards) -> int:
         sample = self.integer(own, "steps.doctor.sample", *policy.SAMPLE_ROWS, SAMPLE)
@@ -1054,6 +1102,10 @@ def hidden_cost(made: Contract) -> list[str]:
         f"the steps after the match run over all {rows:,} people of {media.name}, whoever matched, and move "
         f"{moved / 10**6:,.0f} MB or more (each category counts as a column)"
     ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_constant(column: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidegate.protocols.channel import ConfigError
 from tidegate.wire.contract import NAME
-from tidegate.wire.identity import Identity
+from tidegate.wire.identity import IDENTITY_BYTES, Identity
 from tidegate.wire.invite import Endpoint
 
 RESERVED = ("coordinator", "invite")
@@ -59,6 +59,11 @@ class Home:
     @property
     def coordinator_key(self) -> Path:
         return self.path / "coordinator" / "key.pem"
+
+    @property
+    def coordinator_key_file(self) -> Path:
+        """The coordinator's identity key, by which it is known where it plays a part in a step."""
+        return self.path / "coordinator" / "identity.hex"
 
     @property
     def tokens(self) -> Path:
@@ -156,9 +161,23 @@ class Home:
     def has_joined(self) -> bool:
         return isinstance(self._settings().get("coordinator"), str)
 
-    def join(self, coordinator: Endpoint) -> None:
-        """Keeps the way to a coordinator; an earlier one is replaced."""
+    def coordinator_identity(self) -> bytes:
+        """The identity key (32 bytes) of the coordinator, which the invite has pinned. ConfigError before joining."""
+        try:
+            identity = bytes.fromhex(self.coordinator_key_file.read_text())
+        except (OSError, ValueError):
+            identity = b""
+        if len(identity) != IDENTITY_BYTES:
+            raise ConfigError(
+                f"the party {self.name()} does not know its coordinator's key",
+                "ask whoever runs it for an invite, then `tidegate party join INVITE`",
+            )
+        return identity
+
+    def join(self, coordinator: Endpoint, identity: bytes) -> None:
+        """Keeps the way to a coordinator and its identity key; an earlier one is replaced."""
         check_address(coordinator.address)
+        write_file(self.coordinator_key_file, identity.hex().encode())
         write_file(self.coordinator_ca, coordinator.ca)
         write_file(self.coordinator_certificate, coordinator.certificate)
         write_file(self.coordinator_key, coordinator.key)

@@ -6,10 +6,10 @@ from tidegate.protocols import catalog
 from tidegate.protocols.channel import Channel, ConfigError, DisagreementError
 from tidegate.protocols.primitives import group
 from tidegate.protocols.psi import epoch
+from tidegate.wire.ending import PersonError
 
 from .job import Charged, Facts, Job
 from .matching import identifiers
-from .store import PersonError
 from .tokens import held, own
 from .tokens.folders import held_folder, locked, make, own_folder
 

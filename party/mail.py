@@ -18,6 +18,7 @@ import grpc.aio
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, PolicyError, TidegateError
 from tidegate.wire.contract import KEY_FORMS, KEY_KINDS, NAME, Contract, signed_bytes
+from tidegate.wire.ending import PersonError
 from tidegate.wire.identity import Card, Identity, verify_signature
 from tidegate.wire.invite import (
     Invite,
@@ -45,7 +46,7 @@ from tidegate.wire.relay_pb2_grpc import RelayStub
 
 from . import policy
 from .config import Home
-from .store import FINAL, STATES, Campaign, Offer, PersonError, Store
+from .store import FINAL, STATES, Campaign, Offer, Store
 
 if TYPE_CHECKING:
     from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
@@ -99,7 +100,7 @@ def join(home: Home, invite_text: str) -> str:
             timeout=TIMEOUT_S,
         )
     verify_certificate(reply.certificate, key, endpoint.ca, identity.name)
-    home.join(type(endpoint)(endpoint.address, endpoint.ca, pem_certificate(reply.certificate), key))
+    home.join(type(endpoint)(endpoint.address, endpoint.ca, pem_certificate(reply.certificate), key), invite.identity)
     return endpoint.address
 
 
@@ -137,7 +138,7 @@ async def propose(home: Home, store: Store, relay: RelayAsyncStub, contract: Con
         steps=[step.name for step in contract.steps],
         expires_s=contract.expires_s,
         signature=signature,
-        members=[Members(parties=[party.name for party in contract.members(step)]) for step in contract.steps],
+        members=[Members(parties=contract.on_line(step)) for step in contract.steps],
     )
     await relay.File(docket, timeout=TIMEOUT_S)
     body = {"contract": contract.to_bytes().decode(), "signature": signature.hex()}

@@ -28,6 +28,7 @@ import grpc
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
 from tidegate.wire import pairs, receipt
+from tidegate.wire.ending import describe, outline
 from tidegate.wire.line import dial_async, explain, plain
 from tidegate.wire.relay_pb2 import CampaignState, Commit, Ended, FromNode, Held, Here, Start, ToNode
 from tidegate.wire.relay_pb2_grpc import RelayStub
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 from . import mail, policy
 from .config import Home
-from .order import Order, describe, is_result_of, outline
+from .order import Order, is_result_of
 from .store import FINAL, Campaign, Store
 
 RETRY_S = (0.5, 5.0)
@@ -431,10 +432,10 @@ def commit(node: Node, message: Commit) -> None:
     mine = receipt.verify(known.receipt, node.home.load_identity().public, contract, known.step, run)
     step = campaign.contract.steps[known.step]
     digests: dict[str, bytes] = {}
-    for party in campaign.contract.members(step):
-        public = bytes.fromhex(party.identity)
+    for name in campaign.contract.on_line(step):
+        public = campaign.contract.key_of(name)
         signed = [_digests(item, public, contract, known.step, run) for item in message.receipts]
-        digests[party.name] = next(filter(None, signed), b"")
+        digests[name] = next(filter(None, signed), b"")
     if digests[node.name] != mine or not pairs.agree(list(digests), digests):
         node.log(f"{campaign.name}: a commit without the receipts of all for the same transcripts was ignored.")
         return

@@ -63,6 +63,7 @@ SAMPLE_ROWS = (1000, 200_000)
 PREFIX_BITS = (0, 20)
 OTHERS_PER_SEED = (1, 100)
 CONTROL_PERCENT = (0, 50)
+SEGMENTS, ITERATIONS, STARTS = (2, 10), (1, 20), (1, 10)
 NEED_LABEL = frozenset({"insight", "train"})
 # Modes in which the parties do not both learn which rows an earlier key has matched.
 ONE_KEY = frozenset({"size", "sum"})
@@ -291,7 +292,7 @@ def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, n
         raise DisagreementError("the contract trains in another way than its label asks for", "propose it again")
     if any(step.step == "insight" for step in contract.steps) and contract.label.seeds:
         raise DisagreementError("seeds alone cannot be told from other customers", "propose it without insight")
-    if "coordinator" in names or set(contract.features) - names:
+    if set(contract.features) - names:
         raise DisagreementError("the contract names a party that it does not have", "propose it again")
     if len(contract.keys) > 1 and any(catalog.CATALOG[step.protocol].mode in ONE_KEY for step in contract.steps):
         raise DisagreementError("the contract counts people by several keys at once", "propose it with one match key")
@@ -321,6 +322,11 @@ def _check_parties(home: Home, store: Store, contract: Contract, policy: Policy,
                 f"the contract names another key for {party.name} than the card trusted here",
                 f"call {party.name} and compare fingerprints",
             )
+    if contract.helper and contract.helper != home.coordinator_identity().hex():
+        raise DisagreementError(
+            "the contract names another key for the coordinator than the one this party joined with",
+            "all parties of it have to join the same coordinator",
+        )
 
 
 def _check_learns(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -377,6 +383,14 @@ _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
     "train.fourier-lr-several@1": _TRAIN_SETTINGS,
     "train.fourier-lr-seeds@1": {**_TRAIN_SETTINGS, "others_per_seed": OTHERS_PER_SEED},
     "expand.rows@1": {"control_percent": CONTROL_PERCENT},
+    "segment.kmeans@1": {
+        "k": (0, SEGMENTS[1]),
+        "most_k": SEGMENTS,
+        "starts": STARTS,
+        "iterations": ITERATIONS,
+        "brand_weight": (1, 10**6),
+        "media_weight": (1, 10**6),
+    },
 }
 # Exactly one of them says how large the audiences of expand are; each value lies in its range.
 AUDIENCES: dict[str, tuple[int, int]] = {"sizes": (1, 50), "people": (50, 10**9), "threshold_milli": (1, 999)}

@@ -168,8 +168,7 @@ def retrace(home: Home, store: Store, campaign: Campaign) -> Iterator[Retraced]:
             and set(contract.members(step)) >= set(contract.members(before))
         ]
         with tempfile.TemporaryDirectory(prefix=".retrace-", dir=home.path) as folder:
-            members = [party.name for party in contract.members(step)]
-            peers = pairs.peers(members, me.name)
+            peers = pairs.peers(contract.on_line(step), me.name)
             channels = {peer: _replayed(results / AUDIT_FOLDER, peer, first=me.name < peer) for peer in peers}
             job = Job(
                 contract=contract,

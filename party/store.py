@@ -18,8 +18,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError, TidegateError
+from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError
 from tidegate.wire.contract import Contract
+from tidegate.wire.ending import PersonError
 
 from .audit import START, Entry, link, verify
 
@@ -30,10 +31,6 @@ FINAL = ("done", "failed", "refused", "cancelled", "expired")
 ATTEMPTS = 3
 # Fresh noise on the same answer tells more of it: of differential privacy each attempt spends its own part.
 EACH_ATTEMPT = frozenset({"privacy"})
-
-
-class PersonError(TidegateError):
-    """This party's people have to do something; then the step goes on by itself."""
 
 
 _tables = sa.MetaData()

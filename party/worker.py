@@ -14,14 +14,13 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tidegate import __version__
-from tidegate.protocols.channel import DisagreementError, PeerError, PolicyError
 from tidegate.wire import pairs, receipt
-from tidegate.wire.contract import Contract, ContractParty
+from tidegate.wire.contract import Contract
+from tidegate.wire.ending import PASSING, PersonError, describe, public_reason, together
 from tidegate.wire.line import Line, open_line
 from tidegate.wire.session import Session, open_session
 
@@ -30,15 +29,13 @@ from .config import Home
 from .data import table
 from .job import Job
 from .noise import discrete_gaussian
-from .order import PASSING, Order, describe, is_result_of, outline
+from .order import Order, is_result_of
 from .pacing import Pacing
 from .progress import Progress
 from .steps import play
-from .store import PersonError, Store
+from .store import Store
 
 MEMORY_LIMIT_BYTES = 16 * 2**30
-
-T = TypeVar("T")
 
 
 def main() -> int:
@@ -73,8 +70,8 @@ async def attempt(order: Order) -> dict[str, Any]:
     contract = store.campaign(order.contract).contract
     me = contract.party(home.name())
     step = contract.steps[order.step]
-    members = [party.name for party in contract.members(step)]
-    peers = [contract.party(name) for name in pairs.peers(members, me.name)]
+    members = contract.on_line(step)
+    peers = pairs.peers(members, me.name)
     identity = home.load_identity()
     registered = store.dataset(me.data.name)
     if table.commitment(registered.path, registered.salt) != me.data.commitment:
@@ -86,18 +83,18 @@ async def attempt(order: Order) -> dict[str, Any]:
         _check_result(home.results(contract.short, name), name, run)
 
     def charge(kind: str, amount: int, limit: int) -> None:
-        store.charge(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.run)
+        store.charge(registered.digest, peers[0], kind, amount, limit, order.contract, order.run)
 
     def reserve(kind: str, amount: int, limit: int) -> None:
-        store.check_room(registered.digest, peers[0].name, kind, amount, limit, order.contract, order.step)
+        store.check_room(registered.digest, peers[0], kind, amount, limit, order.contract, order.step)
 
     def spent(kind: str) -> int:
-        return store.spent(registered.digest, peers[0].name, kind)
+        return store.spent(registered.digest, peers[0], kind)
 
     started = time.monotonic()
     staging = order.home.staging(order.run)
     staging.mkdir(parents=True, mode=0o700)
-    progress, pacing = Progress(contract, step, say), Pacing(step, me, contract.role("media").data.rows)
+    progress, pacing = Progress(contract, step, say), Pacing(step, me, contract.members(step)[1].data.rows)
 
     def on_message(direction: str, kind: str, size: int) -> None:
         progress.on_message(direction, kind, size)
@@ -106,26 +103,26 @@ async def attempt(order: Order) -> dict[str, Any]:
     lines: list[Line] = []
     try:
         for peer in peers:
-            number = pairs.line_number(order.run, members, me.name, peer.name)
-            lines.append(await open_line(home.coordinator(), number, peer.name))
+            number = pairs.line_number(order.run, members, me.name, peer)
+            lines.append(await open_line(home.coordinator(), number, peer))
 
-        async def session_with(peer: ContractParty, line: Line) -> Session:
+        async def session_with(peer: str, line: Line) -> Session:
             return await open_session(
                 line,
                 me=identity,
-                peer_identity=bytes.fromhex(peer.identity),
+                peer_identity=contract.key_of(peer),
                 contract_hash=order.contract,
                 run=order.run,
                 step=order.step,
                 my_name=me.name,
-                peer_name=peer.name,
-                inputs=_known_to(contract, peer, order.earlier) | models.run_used(store, contract),
+                peer_name=peer,
+                inputs=_known_to(contract, peer, order.earlier, models.run_used(store, contract)),
                 software=__version__,
                 on_message=on_message,
             )
 
         keeping = retrace.Keeping(contract, step, me.role, staging)
-        sessions = await _together(*(session_with(peer, line) for peer, line in zip(peers, lines, strict=True)))
+        sessions = await together(*(session_with(peer, line) for peer, line in zip(peers, lines, strict=True)))
         job = Job(
             contract=contract,
             step=step,
@@ -144,24 +141,24 @@ async def attempt(order: Order) -> dict[str, Any]:
             campaigns=home.path / "campaigns",
             cache=home.cache,
             channels={
-                peer.name: keeping.channel(session, peer.name) for peer, session in zip(peers, sessions, strict=True)
+                peer: keeping.channel(session, peer) for peer, session in zip(peers, sessions, strict=True)
             },
             reserve=reserve,
             spent=spent,
             max_epsilon=policy.load(home).max_epsilon,
         )
         try:
-            facts = await play(job, job.channels[peers[0].name])
+            facts = await play(job, job.channels[peers[0]])
             keeping.finish()
             # When a step ends is not to tell the media how much there was to write.
             await asyncio.sleep(pacing.wait_s())
-            digests = await _together(*(session.finish() for session in sessions))
+            digests = await together(*(session.finish() for session in sessions))
         except Exception as error:
             again = describe(error)["kind"] in PASSING
-            await _together(*(session.abort(public_reason(error, me.name), again=again) for session in sessions))
+            await together(*(session.abort(public_reason(error, me.name), again=again) for session in sessions))
             raise
     finally:
-        await _together(*(line.close() for line in lines))
+        await together(*(line.close() for line in lines))
     if step.step == "match" and me.role == "brand":
         facts |= overlap.leave(job, _matched_before(home, store, contract, order))
     seconds = round(time.monotonic() - started, 3)
@@ -178,24 +175,12 @@ async def attempt(order: Order) -> dict[str, Any]:
     return {"receipt": made.hex(), **figures}
 
 
-async def _together(*work: Awaitable[T]) -> list[T]:
-    """The results of all of it, in order; the first error ends the rest."""
-
-    async def done(each: Awaitable[T]) -> T:
-        return await each
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(done(each)) for each in work]
-    except* Exception as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-def _known_to(contract: Contract, peer: ContractParty, earlier: dict[str, str]) -> dict[str, str]:
-    """Of the runs that this party builds on, those in which the peer took part."""
+def _known_to(contract: Contract, peer: str, earlier: dict[str, str], used: dict[str, str]) -> dict[str, str]:
+    """Of the runs that this party builds on, those in which the peer took part, and which model is used."""
+    if peer == pairs.COORDINATOR:
+        return {}
     steps = {step.name: step for step in contract.steps}
-    return {name: run for name, run in earlier.items() if contract.takes_part(peer.name, steps[name])}
+    return {name: run for name, run in earlier.items() if contract.takes_part(peer, steps[name])} | used
 
 
 def _matched_before(home: Home, store: Store, contract: Contract, order: Order) -> dict[str, Path]:
@@ -215,13 +200,6 @@ def _check_result(results: Path, name: str, run: str) -> None:
             f"the result of step {name} here is not the one that the parties agreed on",
             "restore the folder campaigns from a backup, then start the node again",
         )
-
-
-def public_reason(error: BaseException, name: str) -> str:
-    """What the peer's people are told: our own sentences about rules and settings, else only the kind of failure."""
-    if isinstance(error, (PolicyError, DisagreementError, PeerError)):
-        return f"{error.text} ({error.hint})" if error.hint else error.text
-    return outline(describe(error)["kind"], name)
 
 
 def flush(folder: Path) -> None:

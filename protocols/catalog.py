@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STEPS = ("doctor", "match", "insight", "train", "score", "expand", "measure")
+STEPS = ("doctor", "match", "insight", "segment", "assign", "train", "score", "expand", "measure", "federate")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Entry:
     Of those that match: the engine that finds what is common, and the mode, which says who learns of it. alignment: how
     the rows of both sides stand for each other in the steps after a match, "shown" (both know which rows match),
     "hidden" (the brand alone, and the media enters all of its rows) or "" (not at all). several: for one brand with
-    several media at once. seeds: for a brand that has good customers alone. granted: what a role learns besides, where
-    the step's setting of this name is not 0.
+    several media at once. seeds: for a brand that has good customers alone. helper: the coordinator itself plays a
+    part. horizontal: for clients that all hold the same columns. granted: what a role learns besides, where the step's
+    setting of this name is not 0.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Entry:
     alignment: str = ""
     several: bool = False
     seeds: bool = False
+    helper: bool = False
+    horizontal: bool = False
     granted: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
@@ -63,6 +66,35 @@ _TRAIN_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "media": ("the model's weights of its own columns",),
     },
     "early_stop": {"media": ("after how many optimiser steps the training came to rest",)},
+}
+_ASSIGNED = (
+    "which group each matched person is in, the groups without names, in each of at most {iterations} iterations of "
+    "each of at most {starts} starts"
+)
+_COMPARED = (
+    "how many people are grouped and into how many groups; in each iteration, for each person and pair of groups, "
+    "whether one is nearer than the other, under a mask and at a secret scale of its own, the people in a fresh secret "
+    "order and the groups in one per person: no distance, and nobody that it could recognise in the next iteration"
+)
+_APART = (
+    "the coordinator works together with none of the parties: with one of them it could work out the other's "
+    "distances, and from those over many iterations its columns"
+)
+_COHORT = (
+    "the coordinator works together with fewer than all but two of the clients: with all but one it could take their "
+    "parts off a sum"
+)
+_OWN_ROWS = "each client enters its own rows and follows the protocol: a false update spoils the model of all"
+_FEDERATED_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "robust": {
+        "coordinator": (
+            "the update of each client in each round, in the clear: outliers can only be left out where updates are "
+            "seen",
+        ),
+    },
+    "secure": {
+        "coordinator": ("the sum of all clients' updates in each round, and of no client its own",),
+    },
 }
 _MEASURED = (
     "how many people are in the audience and how many were left alone, how many of each bought and what they spent in "
@@ -260,6 +292,50 @@ _ENTRIES = (
         alignment="hidden",
     ),
     Entry(
+        name="segment.kmeans@1",
+        step="segment",
+        needs=("match",),
+        title="Split the people both sides know into groups by both sides' columns (vertical K-means)",
+        learns={
+            "brand": (
+                _ASSIGNED,
+                "a card of each group of {floor} or more people: how many they are, and of each of the media's granted "
+                "columns the mean or the shares of its values, rounded, in the group and among all; smaller groups are "
+                "merged",
+                "how far the people of all groups are from their group's centre by the media's columns, one figure for "
+                "each start",
+            ),
+            "media": (
+                _ASSIGNED,
+                "how far the people of all groups are from their group's centre by the brand's columns, one figure for "
+                "each start; nothing else of the brand's columns",
+            ),
+            "coordinator": (*_COORDINATOR, _COMPARED),
+        },
+        assumes=("each party follows the protocol", _APART),
+        alignment="shown",
+        helper=True,
+    ),
+    Entry(
+        name="assign.kmeans@1",
+        step="assign",
+        needs=("match", "segment"),
+        title="Put people into the groups that an earlier campaign has found",
+        learns={
+            "brand": (
+                "which group each matched person is in; groups of fewer than {floor} of these people are left out",
+            ),
+            "media": (
+                "which group each matched person is in, the groups without names; groups of fewer than {floor} of "
+                "these people are left out",
+            ),
+            "coordinator": (*_COORDINATOR, _COMPARED),
+        },
+        assumes=("each party follows the protocol", _APART),
+        alignment="shown",
+        helper=True,
+    ),
+    Entry(
         name="train.fourier-lr@1",
         step="train",
         needs=("match",),
@@ -446,6 +522,41 @@ _ENTRIES = (
         },
         assumes=(_OUTCOMES, _NO_FLOOR),
         alignment="hidden",
+    ),
+    Entry(
+        name="federate.logistic@1",
+        step="federate",
+        needs=(),
+        title="Train one logistic model over the rows of all clients, which stay where they are",
+        learns={
+            "client": (
+                "the model, after each of at most {rounds} rounds",
+                "in each round over how many rows of all clients it was computed, the mean loss, and how well it ranks "
+                "the rows held out",
+            ),
+            "coordinator": (*_COORDINATOR, "the model after each round, as the clients do"),
+        },
+        assumes=(_OWN_ROWS, _COHORT),
+        helper=True,
+        horizontal=True,
+        granted=_FEDERATED_GRANTS,
+    ),
+    Entry(
+        name="federate.kmeans@1",
+        step="federate",
+        needs=(),
+        title="Split the rows of all clients into groups by common centres (horizontal K-means)",
+        learns={
+            "client": (
+                "the centres of the groups after each of at most {rounds} rounds, and in how many rows of all clients "
+                "they found themselves; at the end those of {floor} or more rows, rounded",
+            ),
+            "coordinator": (*_COORDINATOR, "the centres and sizes of the groups after each round, as the clients do"),
+        },
+        assumes=(_OWN_ROWS, _COHORT),
+        helper=True,
+        horizontal=True,
+        granted=_FEDERATED_GRANTS,
     ),
 )
 

@@ -66,7 +66,8 @@ def invite(home: Home, party: str, *, hours: float = 1.0, now_s: int | None = No
     try:
         now_s = int(time.time()) if now_s is None else now_s
         authority = members.Authority.load(home)
-        return members.invite(store, authority, home.settings().address, party, hours=hours, now_s=now_s)
+        identity = Identity.load(home.identity).public
+        return members.invite(store, authority, home.settings().address, identity, party, hours=hours, now_s=now_s)
     finally:
         store.close()
 

@@ -38,7 +38,7 @@ from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.data import table
 from tidegate.party.job import Job
 from tidegate.party.order import Order
-from tidegate.party.store import Campaign, Dataset, PersonError, Store
+from tidegate.party.store import Campaign, Dataset, Store
 from tidegate.protocols.blind.logistic import Opening
 from tidegate.protocols.blind.split import send_split
 from tidegate.protocols.channel import (
@@ -59,6 +59,7 @@ from tidegate.protocols.simulate import simulate
 from tidegate.wire import letter as wire_letter
 from tidegate.wire import receipt
 from tidegate.wire.contract import Contract, signed_bytes
+from tidegate.wire.ending import PersonError
 from tidegate.wire.identity import Identity
 from tidegate.wire.invite import Endpoint, Invite, new_tls_key
 from tidegate.wire.letter import seal_letter
@@ -900,7 +901,7 @@ def test_secrets_never_print(tmp_path: Path) -> None:
     key = BrandKey(randomness)
     ids, _ = normalise("email", ["someone@example.com"])
     dataset = Dataset("x", tmp_path, {}, "", "refuse", 1, "d1" * 32, b"salty" * 6, "c0" * 32, [], 0)
-    invite = Invite("h:1", b"ca", "acme", b"hidden-secret-32-bytes-long-here", 1, b"cert", b"hidden-key")
+    invite = Invite("h:1", b"ca", "acme", b"hidden-secret-32-bytes-long-here", 1, b"cert", b"hidden-key", bytes(32))
     endpoint = Endpoint("h:1", b"ca", b"certificate", b"hidden-key")
     handshake = Handshake(identity, identity.public, terms)
     shown = " ".join(
@@ -933,7 +934,7 @@ def test_secrets_never_print(tmp_path: Path) -> None:
 
 
 def test_an_invite_need_not_be_typed_where_others_see_it(town: Town) -> None:
-    ended = run(town.feed, "join", "-", answer="tidegate-invite-1.nonsense\n")
+    ended = run(town.feed, "join", "-", answer="tidegate-invite-2.nonsense\n")
     assert isinstance(ended.exception, ConfigError)
     assert "invite is damaged" in ended.exception.text
 

@@ -57,7 +57,7 @@ def joined(home: Home, port: int) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    home.join(Endpoint(f"127.0.0.1:{port}", certificate, certificate, private))
+    home.join(Endpoint(f"127.0.0.1:{port}", certificate, certificate, private), bytes(32))
 
 
 def findings(home: Home, verdict: str) -> list[str]:

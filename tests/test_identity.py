@@ -156,13 +156,14 @@ def test_a_mistyped_card_is_the_same_card_or_refused(at: int, letter: str) -> No
 
 
 def an_invite() -> Invite:
-    return Invite("coordinator.example:7443", b"ca", "brand", os.urandom(32), 2**31, b"certificate", os.urandom(40))
+    secret, key, identity = os.urandom(32), os.urandom(40), os.urandom(32)
+    return Invite("coordinator.example:7443", b"ca", "brand", secret, 2**31, b"certificate", key, identity)
 
 
 def test_an_invite_is_one_line_that_survives_line_breaks() -> None:
     invite = an_invite()
     text = invite.to_text()
-    assert text.startswith("tidegate-invite-1.")
+    assert text.startswith("tidegate-invite-2.")
     assert text.split() == [text]
     assert Invite.parse(f"\n {text[:50]}\n{text[50:]} \n") == invite
 

@@ -29,8 +29,9 @@ from tests.two_parties import (
 from tidegate.party import mail
 from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.config import Home
-from tidegate.party.store import PersonError, Store
+from tidegate.party.store import Store
 from tidegate.protocols.channel import CarrierError, ConfigError, PolicyError, TidegateError
+from tidegate.wire.ending import PersonError
 from tidegate.wire.identity import Identity
 from tidegate.wire.letter import seal_letter
 from tidegate.wire.relay_pb2 import CampaignState, PostRequest
@@ -128,7 +129,7 @@ def test_a_card_with_another_key_under_a_known_name_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "text", ["hello", "tidegate-invite-1.AAAA", "tidegate-invite-1." + "A" * 4000, "tidegate-invite-2.x"]
+    "text", ["hello", "tidegate-invite-2.AAAA", "tidegate-invite-2." + "A" * 4000, "tidegate-invite-1.x"]
 )
 def test_a_wrong_invite_is_a_sentence(tmp_path: Path, text: str) -> None:
     party = make_party(tmp_path, "acme")

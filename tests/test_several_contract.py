@@ -122,5 +122,5 @@ def test_a_step_with_all_waits_for_the_matches_of_this_party_and_knows_which_run
         with pytest.raises(ConfigError, match="the step train is not done here"):
             admit(at, Start(contract=contract.hash, step=3, run=bytes([8]) * 16, attempt=1))
     earlier = {"match-feed": "00", "match-rest": "11", "train": "22"}
-    assert worker._known_to(contract, contract.party("feed"), earlier) == {"match-feed": "00", "train": "22"}
-    assert worker._known_to(contract, contract.party("rest"), earlier) == {"match-rest": "11", "train": "22"}
+    assert worker._known_to(contract, "feed", earlier, {}) == {"match-feed": "00", "train": "22"}
+    assert worker._known_to(contract, "rest", earlier, {}) == {"match-rest": "11", "train": "22"}

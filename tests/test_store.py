@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tidegate.party.audit import START, Entry, link, verify
-from tidegate.party.store import ATTEMPTS, Dataset, Offer, PersonError, Store
+from tidegate.party.store import ATTEMPTS, Dataset, Offer, Store
 from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError
+from tidegate.wire.ending import PersonError
 
 CONTRACT, RUN = b"c" * 32, b"r" * 16
 

@@ -37,7 +37,6 @@ from tidegate.party import campaign, dataset, mail, policy, steps
 from tidegate.party.aligned import read_rows
 from tidegate.party.cli import party_app
 from tidegate.party.job import Job
-from tidegate.party.store import PersonError
 from tidegate.party.tokens import build as building
 from tidegate.party.tokens import folders, held, own
 from tidegate.party.tokens.build import Built
@@ -48,6 +47,7 @@ from tidegate.protocols.psi import epoch
 from tidegate.protocols.psi.token_lists import digest, is_rising, places
 from tidegate.protocols.simulate import simulate
 from tidegate.wire.contract import Contract, Key
+from tidegate.wire.ending import PersonError
 
 TEXT = (Key("text"),)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,9 +18,13 @@ import rfc8785
 from tidegate.protocols.catalog import CATALOG, Entry
 from tidegate.protocols.channel import DisagreementError
 
-VERSION = 3
+from .pairs import COORDINATOR
+
+VERSION = 4
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 ROLES = ("brand", "media")
+CLIENT = "client"  # the role of everybody in a horizontal contract, in which all hold the same columns
+LEAST_CLIENTS, MOST_PARTIES = 3, 64
 KEY_KINDS = ("email", "phone", "device", "text")
 KEY_PROFILES = ("plain", "google", "meta", "tiktok", "uid2", "tencent")
 KEY_FORMS = ("clear", "sha256", "md5")
@@ -143,6 +148,16 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Range:
+    """What the values of a column are agreed to lie between; others are cut to it. party: empty for everybody's."""
+
+    party: str
+    column: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Guards:
     """Limits that every party signs; a party's own policy can only be stricter."""
 
@@ -157,7 +172,9 @@ class Guards:
 class Contract:
     """Everything the parties agree on. Build it with `Contract(...)`, read a peer's with `from_bytes`.
 
-    model: the short name of the contract whose trained models are used, or from which training starts; else empty.
+    model: the short name of the contract whose trained models or segments are used, or from which training starts;
+    else empty. helper: the identity key (hex) of the coordinator where it plays a part in a step, else empty. ranges:
+    in which the columns lie that segments and horizontal steps use.
     audit: whether the brand keeps what an auditor needs to derive its part of each run again.
     """
 
@@ -181,6 +198,8 @@ class Contract:
     privacy: Privacy = Privacy()
     outcome: Outcome = Outcome()
     audit: bool = False
+    helper: str = ""
+    ranges: tuple[Range, ...] = ()
 
     def to_bytes(self) -> bytes:
         return rfc8785.dumps(asdict(self))
@@ -207,9 +226,30 @@ class Contract:
     def media(self) -> tuple[ContractParty, ...]:
         return tuple(party for party in self.parties if party.role == "media")
 
+    @property
+    def is_horizontal(self) -> bool:
+        """Whether all parties hold the same columns of different people, instead of a brand and its media."""
+        return self.parties[0].role == CLIENT
+
     def members(self, step: Step) -> tuple[ContractParty, ...]:
-        """The brand and the media between which a step runs: one media, or in a joint step all, the lead first."""
+        """The brand and the media between which a step runs: one media, or in a joint step all, the lead first.
+
+        In a horizontal contract everybody.
+        """
+        if self.is_horizontal:
+            return self.parties
         return self.role("brand"), *((self.party(step.media),) if step.media else self.media)
+
+    def on_line(self, step: Step) -> tuple[str, ...]:
+        """The names of all that talk in a run of a step, in the order of `wire.pairs`; the coordinator if it does."""
+        names = tuple(party.name for party in self.members(step))
+        if not CATALOG[step.protocol].helper:
+            return names
+        return (COORDINATOR, *names) if self.is_horizontal else (*names, COORDINATOR)
+
+    def key_of(self, name: str) -> bytes:
+        """The identity key of a party, or of the coordinator where it plays a part."""
+        return bytes.fromhex(self.helper if name == COORDINATOR else self.party(name).identity)
 
     def pair(self, step: Step) -> tuple[ContractParty, ContractParty]:
         """The brand and the media of a step, of a joint one the leading media."""
@@ -285,6 +325,22 @@ def _texts(value: Any, where: str, longest: int) -> tuple[str, ...]:
     return tuple(_text(item, f"{where}[{i}]", longest=1024) for i, item in enumerate(_list(value, where, 0, longest)))
 
 
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _BadError(f"{where}: expected a number")
+    return float(value)
+
+
+def _range(value: Any, where: str, names: set[str]) -> Range:
+    raw = _object(value, where, Range)
+    if raw["party"] not in ("", *names):
+        raise _BadError(f"{where}.party: expected one of {sorted(names)} or nothing")
+    low, high = _number(raw["low"], f"{where}.low"), _number(raw["high"], f"{where}.high")
+    if not low < high:
+        raise _BadError(f"{where}: expected the lower end first")
+    return Range(raw["party"], _text(raw["column"], f"{where}.column"), low, high)
+
+
 def _by_party(value: Any, where: str, names: set[str], longest: int) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict) or not set(value) <= names:
         raise _BadError(f"{where}: expected an object whose keys are among {sorted(names)}")
@@ -294,8 +350,8 @@ def _by_party(value: Any, where: str, names: set[str], longest: int) -> dict[str
 def _party(value: Any, where: str) -> ContractParty:
     raw = _object(value, where, ContractParty)
     data = _object(raw["data"], f"{where}.data", DataSet)
-    if raw["role"] not in ROLES:
-        raise _BadError(f"{where}.role: expected one of {ROLES}")
+    if raw["role"] not in (*ROLES, CLIENT):
+        raise _BadError(f"{where}.role: expected one of {(*ROLES, CLIENT)}")
     return ContractParty(
         name=_text(raw["name"], f"{where}.name", NAME),
         role=raw["role"],
@@ -385,8 +441,33 @@ def _outcome(value: Any) -> Outcome:
     return outcome
 
 
+# Steps whose results a later campaign can use by naming the one that made them.
+FROM_MODEL = ("train", "segment")
 # Steps that run between the brand and each media, where there are several; the others are joint.
 _WITH_EACH = ("doctor", "match")
+
+
+def _check_parties(parties: tuple[ContractParty, ...], media: list[str]) -> bool:
+    """Whether the contract is a horizontal one, which has clients alone; else it has a brand and its media."""
+    if len({party.name for party in parties}) != len(parties) or COORDINATOR in {party.name for party in parties}:
+        raise _BadError("parties: expected different names, and none that is the coordinator's")
+    if any(party.role == CLIENT for party in parties):
+        if any(party.role != CLIENT for party in parties) or len(parties) < LEAST_CLIENTS:
+            raise _BadError(
+                f"parties: expected {LEAST_CLIENTS} or more clients and nobody else: of two, each could take its own "
+                "part off the sum and would have the other's"
+            )
+        if len({party.identity for party in parties}) != len(parties):
+            raise _BadError("parties: expected clients with different identity keys: the floor counts organisations")
+        return True
+    if len(media) != len(parties) - 1:
+        raise _BadError("parties: expected one brand and one or more media, all with different names")
+    return False
+
+
+def _check_horizontal(steps: tuple[Step, ...]) -> None:
+    if not all(CATALOG[step.protocol].horizontal and not step.media for step in steps) or len(steps) != 1:
+        raise _BadError("steps: expected one step that runs between holders of the same columns")
 
 
 def _check_order(steps: tuple[Step, ...], media: list[str], model: str) -> None:
@@ -394,6 +475,8 @@ def _check_order(steps: tuple[Step, ...], media: list[str], model: str) -> None:
     several = len(media) > 1
     done: dict[str, dict[str, Step]] = {name: {} for name in media}
     for step in steps:
+        if CATALOG[step.protocol].horizontal:
+            raise _BadError(f"steps: {step.protocol} runs between clients, not between a brand and its media")
         if (step.media not in media) if several and step.step in _WITH_EACH else step.media:
             raise _BadError(f"steps: expected {step.step} to name its media if and only if there is a run with each")
         entry = CATALOG[step.protocol]
@@ -406,7 +489,7 @@ def _check_order(steps: tuple[Step, ...], media: list[str], model: str) -> None:
 
 def _check_after(entry: Entry, step: Step, before: dict[str, Step], model: str) -> None:
     """Whether a step may run after those `before` it with the same media."""
-    missing = [need for need in entry.needs if need not in before and not (need == "train" and model)]
+    missing = [need for need in entry.needs if need not in before and not (need in FROM_MODEL and model)]
     if missing or step.step in before:
         raise _BadError(f"steps: {step.step} is there twice or comes before {missing}")
     match = before.get("match")
@@ -416,12 +499,13 @@ def _check_after(entry: Entry, step: Step, before: dict[str, Step], model: str) 
 
 def _contract(value: Any) -> Contract:
     raw = _object(value, "contract", Contract)
-    parties = tuple(_party(item, f"parties[{i}]") for i, item in enumerate(_list(raw["parties"], "parties", 2, 16)))
+    listed = _list(raw["parties"], "parties", 2, MOST_PARTIES)
+    parties = tuple(_party(item, f"parties[{i}]") for i, item in enumerate(listed))
     names = {party.name for party in parties}
     media = [party.name for party in parties if party.role == "media"]
-    if len(names) != len(parties) or len(media) != len(parties) - 1:
-        raise _BadError("parties: expected one brand and one or more media, all with different names")
-    keys = tuple(_key(item, f"keys[{i}]") for i, item in enumerate(_list(raw["keys"], "keys", 1, len(KEY_KINDS))))
+    horizontal = _check_parties(parties, media)
+    least = 0 if horizontal else 1
+    keys = tuple(_key(item, f"keys[{i}]") for i, item in enumerate(_list(raw["keys"], "keys", least, len(KEY_KINDS))))
     if len({key.kind for key in keys}) != len(keys):
         raise _BadError("keys: expected each kind once")
     label = _label(raw["label"])
@@ -429,7 +513,19 @@ def _contract(value: Any) -> Contract:
     guards = _object(raw["guards"], "guards", Guards)
     steps = tuple(_step(item, f"steps[{i}]") for i, item in enumerate(_list(raw["steps"], "steps", 1, 32)))
     model = raw["model"] if raw["model"] == "" else _text(raw["model"], "model", _SHORT)
-    _check_order(steps, media, model)
+    if horizontal:
+        _check_horizontal(steps)
+    else:
+        _check_order(steps, media, model)
+    helper = raw["helper"] if raw["helper"] == "" else _text(raw["helper"], "helper", _HEX32)
+    if bool(helper) != any(CATALOG[step.protocol].helper for step in steps):
+        raise _BadError("helper: expected the coordinator's key if and only if it plays a part in a step")
+    if helper in {party.identity for party in parties}:
+        raise _BadError("helper: expected a coordinator that is none of the parties")
+    declared = _list(raw["ranges"], "ranges", 0, 4096)
+    ranges = tuple(_range(item, f"ranges[{i}]", names) for i, item in enumerate(declared))
+    if len({(each.party, each.column) for each in ranges}) != len(ranges):
+        raise _BadError("ranges: expected each column once")
     if not isinstance(raw["audit"], bool):
         raise _BadError("audit: expected true or false")
     outcome = _outcome(raw["outcome"])
@@ -472,4 +568,6 @@ def _contract(value: Any) -> Contract:
         privacy=_privacy(raw["privacy"]),
         outcome=outcome,
         audit=raw["audit"],
+        helper=helper,
+        ranges=ranges,
     )

@@ -22,9 +22,9 @@ from cryptography.x509.oid import NameOID
 from tidegate.protocols.channel import CarrierError, ConfigError, Message, PeerError
 
 from .contract import NAME
-from .identity import Identity
+from .identity import IDENTITY_BYTES, Identity
 
-PREFIX = "tidegate-invite-1."
+PREFIX = "tidegate-invite-2."
 SECRET_BYTES = 32
 INVITE_COMMON_NAME = "invite"
 SERVER_NAME = "coordinator.tidegate"
@@ -45,6 +45,7 @@ class Invite(Message):
     expires_s: int  # Unix seconds
     certificate: bytes  # DER, for Join alone
     key: bytes = field(repr=False)  # PKCS#8, DER, of that certificate
+    identity: bytes  # the coordinator's Ed25519 key, for the steps in which it plays a part
 
     def to_text(self) -> str:
         data = self.to_bytes()
@@ -64,7 +65,8 @@ class Invite(Message):
             invite = cls.from_bytes(data[:-_CHECK_BYTES])
         except (binascii.Error, ValueError, PeerError):
             raise ConfigError("the invite is damaged or incomplete", _AGAIN) from None
-        if not NAME.fullmatch(invite.party) or len(invite.secret) != SECRET_BYTES:
+        sizes = (len(invite.secret), len(invite.identity))
+        if not NAME.fullmatch(invite.party) or sizes != (SECRET_BYTES, IDENTITY_BYTES):
             raise ConfigError("the invite is damaged or incomplete", _AGAIN)
         return invite
 

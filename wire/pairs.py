@@ -1,8 +1,9 @@
 """Which two parties of a run talk to each other, and the number under which each two have their line.
 
 A run of two parties has one line, under the run's own number. In a run of more the first party (the brand) and the
-second (the media that leads) talk to everybody, the others to these two alone. Coordinator and workers derive the
-numbers by themselves; whom a line is sealed to is the handshake's business, not the number's.
+second (the media that leads) talk to everybody, the others to these two alone. Where the coordinator itself plays a
+part it stands last and talks to everybody; or it stands first, and then nobody else talks to anybody else. Relay and
+workers derive the numbers by themselves; whom a line is sealed to is the handshake's business, not the number's.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 _LINE = b"tidegate line v1"
+# Under this name the coordinator takes part in runs; no party can be called so.
+COORDINATOR = "coordinator"
 
 
 def pairs(parties: Sequence[str]) -> list[tuple[str, str]]:
     """Who talks to whom, of the parties of a step in the contract's order."""
-    return [(first, second) for at, first in enumerate(parties[:2]) for second in parties[at + 1 :]]
+    if parties[0] == COORDINATOR:
+        return [(COORDINATOR, party) for party in parties[1:]]
+    others = [party for party in parties if party != COORDINATOR]
+    found = [(first, second) for at, first in enumerate(others[:2]) for second in others[at + 1 :]]
+    return found + [(party, COORDINATOR) for party in others if COORDINATOR in parties]
 
 
 def peers(parties: Sequence[str], name: str) -> list[str]:

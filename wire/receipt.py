@@ -13,7 +13,7 @@ from tidegate.protocols.channel import CarrierError
 from .identity import IDENTITY_BYTES, SIGNATURE_BYTES, Identity, verify_signature
 
 DIGEST_BYTES = 32
-MOST_DIGESTS = 15
+MOST_DIGESTS = 64
 
 
 def _signed_bytes(contract_hash: bytes, step: int, run: bytes, digest: bytes) -> bytes:

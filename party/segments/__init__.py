@@ -1,0 +1,1 @@
+"""Segments of the matched people, by columns of both sides: what each party does beside the joint protocol."""
