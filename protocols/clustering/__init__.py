@@ -1,0 +1,1 @@
+"""Groups of people over columns that stay with their holders."""
