@@ -33,6 +33,7 @@ class Job:
     channels: the line to each party that this one talks to, by name; where there is but one, the role gets it anyway.
     reserve: raises unless so much of a budget can still be charged; spent: what of it is spent.
     max_epsilon: this party's limit of differential privacy for all campaigns.
+    run: the 16 bytes that name this attempt; sign: signs with this party's identity key.
     earlier: the folder of each committed step that this party and its peer both took part in, by the step's name.
     """
 
@@ -56,6 +57,8 @@ class Job:
     reserve: Callable[[str, int, int], None] = lambda _kind, _amount, _limit: None
     spent: Callable[[str], int] = lambda _kind: 0
     max_epsilon: float = 4.0
+    run: bytes = bytes(16)
+    sign: Callable[[bytes], bytes] = lambda _data: b""
 
     @property
     def role(self) -> str:

@@ -146,6 +146,8 @@ async def attempt(order: Order) -> dict[str, Any]:
             reserve=reserve,
             spent=spent,
             max_epsilon=policy.load(home).max_epsilon,
+            run=order.run,
+            sign=identity.sign,
         )
         try:
             facts = await play(job, job.channels[peers[0]])

@@ -1,0 +1,1 @@
+"""Steps between clients that all hold the same columns of different people."""
