@@ -290,11 +290,7 @@ class Member:
         self._verify_new(round)
         words = np.append(values, np.uint64(1))
         for name, pair in self._pairs.items():
-            info = _tied(_MASK, struct.pack("<QQ", round, len(words)), model)
-            key = HKDF(SHA256(), 32, None, info).derive(pair)
-            # One key, one stream: the nonce has nothing to tell apart.
-            stream = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor().update(bytes(8 * len(words)))
-            mask = np.frombuffer(stream, "<u8")
+            mask = _stream(pair, round, model, len(words))
             words = words + mask if self.name < name else words - mask
         return words, self.vouch(round, model, _word_bytes(words))
 
@@ -337,11 +333,13 @@ class Member:
         """
         sent = self.check(round, model, vouched)
         _verify_names(masked, self.cohort.names, "answer")
-        size = len(masked[self.name]) - 1
         for name, words in masked.items():
-            if hashlib.sha256(_word_bytes(words_of(name, words, size))).digest() != sent[name]:
-                raise PeerError(f"what came as {name}'s answer to round {round} is not what {name} sent")
-        return add(masked, self.cohort.names, size)
+            if words.dtype != np.uint64 or hashlib.sha256(_word_bytes(words)).digest() != sent[name]:
+                raise PeerError(
+                    f"what came as {name}'s answer to round {round} is not what {name} signed",
+                    "the coordinator altered or swapped it; start a new run",
+                )
+        return add(masked, self.cohort.names, len(masked[self.name]) - 1)
 
     def _verify_new(self, round: int) -> None:
         if not self._last_round < round < 2**63:
@@ -372,6 +370,14 @@ def _verified_point(cohort: Cohort, name: str, key: bytes) -> bytes:
             "the coordinator altered or swapped it, or that member means another contract; compare what both see of it",
         ) from None
     return point
+
+
+def _stream(pair: bytes, round: int, model: bytes, n: int) -> UInt64Array:
+    """The n integers that two members share in this round of this model."""
+    key = HKDF(SHA256(), 32, None, _tied(_MASK, struct.pack("<QQ", round, n), model)).derive(pair)
+    # One key, one stream: the nonce has nothing to tell apart.
+    stream = Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor().update(bytes(8 * n))
+    return np.frombuffer(stream, "<u8")
 
 
 def _verify_names(came: Iterable[str], names: Iterable[str], what: str) -> None:
