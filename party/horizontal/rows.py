@@ -89,7 +89,9 @@ def declared(contract: Contract, columns: tuple[str, ...]) -> FloatArray:
     without = [name for name in columns if name not in found]
     if without or not columns:
         listed = ", ".join(map(repr, without[:5])) or "there are no columns"
-        raise ConfigError(f"the contract declares no range for {listed}", "it was made by another version: propose again")
+        raise ConfigError(
+            f"the contract declares no range for {listed}", "it was made by another version: propose again"
+        )
     return np.array([found[name] for name in columns], np.float64)
 
 
