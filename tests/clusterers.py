@@ -53,7 +53,7 @@ async def _play(lines: Lines, parts: Sequence[Part], helper: Callable[..., Await
     async def outcome(role: Awaitable[Any], channels: Sequence[MemoryChannel]) -> Any:
         try:
             return await role
-        except Exception as error:  # noqa: BLE001 - the tests look at it
+        except Exception as error:
             return error
         finally:
             for channel in channels:

@@ -85,12 +85,13 @@ class Box:
             # The nearest of those we have, as the sum of half^2 over the columns of unequal sign.
             shared = (drawn * half**2) @ signs[:at].T
             signs[at] = drawn[np.argmin(shared.max(axis=1))] if at else drawn[0]
-        return np.clip(centre + half * signs, self.low, self.high)
+        corners: FloatArray = np.clip(centre + half * signs, self.low, self.high)
+        return corners
 
 
 def _signs(count: int, columns: int, randomness: Randomness) -> FloatArray:
     bits = np.frombuffer(randomness.bytes(count * columns), np.uint8) & 1
-    return bits.reshape(count, columns) * 2.0 - 1.0
+    return 2 * bits.reshape(count, columns).astype(np.float64) - 1
 
 
 def starting(k: int, box: Box, randomness: Randomness) -> FloatArray:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -57,7 +57,7 @@ _NAME_BYTES = 16
 _END, _PASS, _SUM = 0, 1, 2
 
 Bytes: TypeAlias = NDArray[np.uint8]
-Partials: TypeAlias = Callable[[IntArray], IntArray]
+Parts: TypeAlias = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -204,25 +204,27 @@ class Turn:
         self._clusters, self._scales = veil.stream(b"clusters", turn), veil.stream(b"scales", turn)
         self._masks = veil.mask_streams(turn)
 
-    def messages(self, partials: Partials) -> Iterator[Masked]:
-        """partials: row numbers (b,) -> this party's part of each of the k sums, (k, b)."""
+    def messages(self, parts: Parts) -> Iterator[Masked]:
+        """parts (rows, k): this party's part of each of the k sums."""
         for block in _blocks(self.rows, block_rows(self.k)):
             places = permutations(self.k, block.stop - block.start, self._clusters)
             self._places[:, block] = places
-            yield Masked(packed(self._hidden(self.k * partials(self.order[block]), places)))
+            yield Masked(packed(self._hidden(parts.take(self.order[block], axis=0), places)))
 
-    def _hidden(self, parts: IntArray, places: Bytes) -> IntArray:
+    def _hidden(self, parts: Parts, places: Bytes) -> IntArray:
+        sums = parts.T * np.int64(self.k)
         if self._veil.lead:
-            parts = parts + np.arange(self.k)[:, None]
-        rows = parts.shape[1]
-        placed = np.take_along_axis(parts, places.astype(np.intp), axis=0)
-        scale = drawn_scales(self._scales, self.k, rows)
+            sums += np.arange(self.k)[:, None]
+        placed = np.take_along_axis(sums, places.astype(np.intp), axis=0)
+        scale = drawn_scales(self._scales, self.k, len(parts))
         values = np.empty(scale.shape, np.int64)
         for (u, v), value in zip(pairs(self.k), values, strict=True):
             np.subtract(placed[u], placed[v], out=value)
         values *= scale
         if self._veil.lead:
-            values += (scale * np.frombuffer(self._noise.bytes(2 * scale.size), "<u2").reshape(scale.shape)) >> 16
+            scale *= np.frombuffer(self._noise.bytes(2 * scale.size), "<u2").reshape(scale.shape)
+            scale >>= 16
+            values += scale
         values.view(np.uint64)[...] += self._veil.mask(self._masks, values.size).reshape(values.shape)
         return values
 
@@ -310,13 +312,15 @@ async def _add(channels: Mapping[str, Channel]) -> None:
         await channel.send(Total(sum(parts) % 2**64))
 
 
-async def least(
-    helper: Channel, veil: Veil, turn: bytes, partials: Partials, rows: int, k: int, noise: Randomness
-) -> Bytes:
-    """For each row the index, 0..k-1, of the least of the k sums over all parties: (rows,)."""
+async def least(helper: Channel, veil: Veil, turn: bytes, parts: Parts, noise: Randomness) -> Bytes:
+    """For each row the index, 0..k-1, of the least of the k sums over all parties: (rows,).
+
+    parts (rows, k): this party's part of each sum. noise: the lead's own randomness.
+    """
+    rows, k = parts.shape
     await helper.send(Ask(_PASS, rows, k, veil.name(turn)))
     mine = Turn(veil, turn, rows, k, noise)
-    for message in mine.messages(partials):
+    for message in mine.messages(parts):
         await helper.send(message)
     positions = np.empty(rows, np.uint8)
     for block in _blocks(rows, _BODY):

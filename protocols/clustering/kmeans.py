@@ -138,13 +138,16 @@ def fraction_bits(k: int, reach_bits: list[int]) -> int:
     raise ConfigError(text, "scale the columns, or give groups of many columns less weight")
 
 
-def partial_distances(x: Columns, centroids: FloatArray, middle: FloatArray, f: int) -> IntArray:
-    """a_c for each row: x (b, d), centroids (k, d) -> (k, b). Squared distances less the row's own |x|^2."""
+def partial_distances(x: Columns, centroids: FloatArray, middle: FloatArray, f: int) -> NDArray[np.int32]:
+    """a_c for each row: x (n, d), centroids (k, d) -> (n, k). Squared distances less the row's own |x|^2."""
     centred = centroids - middle
-    # Taken from the middle, no product is larger than what the box can hold, wherever the box lies.
-    products = centred @ (x - middle).T
-    distances: FloatArray = 2.0**f * ((centred**2).sum(axis=1)[:, None] - 2 * products)
-    return np.rint(distances).astype(np.int64)
+    scaled, constants = -(2.0 ** (f + 1)) * centred.T, 2.0**f * (centred**2).sum(axis=1)
+    distances = np.empty((len(x), len(centroids)), np.int32)
+    for at in range(0, len(x), _ROWS_AT_ONCE):
+        part = slice(at, at + _ROWS_AT_ONCE)
+        # Taken from the middle, no product is larger than what the box can hold, wherever the box lies.
+        distances[part] = np.rint((x[part] - middle) @ scaled + constants)
+    return distances
 
 
 def cluster_sums(x: Columns, labels: Bytes, k: int) -> FloatArray:
@@ -196,10 +199,8 @@ class _Run:
     fraction_bits: int
 
     async def nearest(self, turn: int, x: Columns, centroids: FloatArray, box: Box, noise: Randomness) -> Bytes:
-        def partials(rows: IntArray) -> IntArray:
-            return partial_distances(x[rows], centroids, box.middle, self.fraction_bits)
-
-        return await least(self.helper, self.veil, struct.pack("<Q", turn), partials, len(x), len(centroids), noise)
+        parts = partial_distances(x, centroids, box.middle, self.fraction_bits)
+        return await least(self.helper, self.veil, struct.pack("<Q", turn), parts, noise)
 
     async def total(self, part: float) -> float:
         units = 2.0**self.fraction_bits
