@@ -19,8 +19,8 @@ from tidegate.wire.contract import Contract, Step
 
 from . import policy
 from .agreed import terms
-from .campaign import few_columns, hidden_cost
 from .store import FINAL, Campaign, Offer, Run, Store
+from .vertical_form import few_columns, hidden_cost
 
 STATE_STYLE = {
     "done": "green",
