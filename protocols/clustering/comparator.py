@@ -73,17 +73,19 @@ class Ask(Message):
 
 @dataclass(frozen=True)
 class Masked(Message):
-    """A block of rows: for each pair in order, for each row, the low 4 bytes of a value; then the high 2 of all."""
+    """The rows from `first` on: for each pair, for each row, the low 4 bytes of a value; then the high 2 of all."""
 
     MAX_BYTES: ClassVar[int] = MIB
+    first: int
     values: bytes
 
 
 @dataclass(frozen=True)
 class Positions(Message):
-    """For each row, in the shuffled order, the place that won; 1 byte each, of at most 2^20 - 1024 rows in order."""
+    """For each of at most 2^20 - 1024 rows from `first` on, in the shuffled order, the place that won: 1 byte."""
 
     MAX_BYTES: ClassVar[int] = MIB
+    first: int
     positions: bytes
 
 
@@ -209,7 +211,7 @@ class Turn:
         for block in _blocks(self.rows, block_rows(self.k)):
             places = permutations(self.k, block.stop - block.start, self._clusters)
             self._places[:, block] = places
-            yield Masked(packed(self._hidden(parts.take(self.order[block], axis=0), places)))
+            yield Masked(block.start, packed(self._hidden(parts.take(self.order[block], axis=0), places)))
 
     def _hidden(self, parts: Parts, places: Bytes) -> IntArray:
         sums = parts.T * np.int64(self.k)
@@ -240,23 +242,26 @@ class Turn:
 # Pure steps of the comparator.
 
 
-def winners(messages: Sequence[Masked], k: int, rows: int) -> Bytes:
-    """The place that wins, for each row of a block. Raises PeerError where sizes are wrong or no place wins."""
+def winners(messages: Mapping[str, Masked], k: int, first: int, rows: int) -> Bytes:
+    """The place that wins, for each of `rows` rows from `first` on. messages: by party.
+
+    Raises PeerError where it is another block, sizes are wrong or no place wins.
+    """
     count = len(pairs(k)) * rows
     low, high = np.zeros(count, "<u4"), np.zeros(count, "<u2")
-    for message in messages:
-        if len(message.values) != _VALUE_BYTES * count:
-            text = f"a block of {rows} rows has {_VALUE_BYTES * count} bytes, {len(message.values)} came"
-            raise PeerError(text)
+    for party, message in messages.items():
+        if (message.first, len(message.values)) != (first, _VALUE_BYTES * count):
+            came = f"{len(message.values)} bytes from row {message.first}"
+            raise PeerError(f"{party} sent {came}, expected were {_VALUE_BYTES * count} from row {first}")
         low += (more := np.frombuffer(message.values, "<u4", count))
         high += low < more
         high += np.frombuffer(message.values, "<u2", count, 4 * count)
     # A value whose highest bit is set is negative: the first of its pair is less.
     less = (high >> 15).astype(np.bool_).reshape(-1, rows)
     wins = np.ones((k, rows), np.bool_)
-    for (u, v), first in zip(pairs(k), less, strict=True):
-        wins[u] &= first
-        wins[v] &= ~first
+    for (u, v), u_is_less in zip(pairs(k), less, strict=True):
+        wins[u] &= u_is_less
+        wins[v] &= ~u_is_less
     if np.count_nonzero(wins) != rows:
         raise PeerError("the parties' values of a row have no least one: a party sent something else than agreed")
     return functools.reduce(np.add, [np.uint8(place) * wins[place] for place in range(k)])
@@ -295,12 +300,12 @@ async def comparator(channels: Mapping[str, Channel]) -> Seen:
             continue
         answer = np.empty(ask.rows, np.uint8)
         for block in _blocks(ask.rows, block_rows(ask.k)):
-            received = [await channel.recv(Masked) for channel in channels.values()]
-            answer[block] = winners(received, ask.k, block.stop - block.start)
+            received = {party: await channel.recv(Masked) for party, channel in channels.items()}
+            answer[block] = winners(received, ask.k, block.start, block.stop - block.start)
         # Only now: while the parties send they do not listen, and no line holds everything.
         for block in _blocks(ask.rows, _BODY):
             for channel in channels.values():
-                await channel.send(Positions(answer[block].tobytes()))
+                await channel.send(Positions(block.start, answer[block].tobytes()))
         passes += 1
         rows += ask.rows
     raise PeerError(f"the parties ask for more than {MOST_PASSES} turns")
@@ -324,10 +329,13 @@ async def least(helper: Channel, veil: Veil, turn: bytes, parts: Parts, noise: R
         await helper.send(message)
     positions = np.empty(rows, np.uint8)
     for block in _blocks(rows, _BODY):
-        part = (await helper.recv(Positions)).positions
-        if len(part) != block.stop - block.start:
-            raise PeerError(f"the comparator answered {len(part)} rows where {block.stop - block.start} were expected")
-        positions[block] = np.frombuffer(part, np.uint8)
+        part = await helper.recv(Positions)
+        if (part.first, len(part.positions)) != (block.start, block.stop - block.start):
+            came = f"{len(part.positions)} rows from {part.first}"
+            raise PeerError(
+                f"the comparator answered {came}, expected were {block.stop - block.start} from {block.start}"
+            )
+        positions[block] = np.frombuffer(part.positions, np.uint8)
     return mine.answered(positions)
 
 
