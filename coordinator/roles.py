@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from tidegate.protocols.channel import Channel, DisagreementError
-from tidegate.protocols.clustering import kmeans
+from tidegate.protocols.clustering.comparator import comparator
 from tidegate.protocols.primitives.randomness import Randomness
 
 Role = Callable[[Mapping[str, Channel], Randomness], Awaitable[None]]
@@ -25,7 +25,14 @@ async def play(step: str, channels: Mapping[str, Channel], randomness: Randomnes
 
 
 async def _compare(channels: Mapping[str, Channel], _randomness: Randomness) -> None:
-    await kmeans.comparator(channels)
+    await comparator(channels)
 
 
-_ROLES: dict[str, Role] = {"segment": _compare, "assign": _compare}
+async def _add_up(channels: Mapping[str, Channel], _randomness: Randomness) -> None:
+    # Flower takes a second to import, and only who trains across many holders has it.
+    from tidegate.protocols.horizontal import pooling
+
+    await pooling.coordinate(channels)
+
+
+_ROLES: dict[str, Role] = {"segment": _compare, "assign": _compare, "federate": _add_up}

@@ -243,8 +243,13 @@ def data_add(
     name: Annotated[str, typer.Argument(help="What contracts shall call it.")],
     file: Annotated[Path, typer.Argument(help="A .csv or .parquet file; it stays where it is.")],
     key: Annotated[
-        list[str], typer.Option("--key", help="KIND=COLUMN: email, phone, device or text. Repeat for several.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--key",
+            help="KIND=COLUMN: email, phone, device or text. Repeat for several; none for campaigns of clients.",
+            show_default=False,
+        ),
+    ] = None,
     region: Annotated[
         str, typer.Option(help="Two-letter country of phone numbers without a country code, e.g. NL.")
     ] = "",
@@ -258,7 +263,7 @@ def data_add(
 ) -> None:
     """Register a file under a name. It is read, checked and committed to; nothing leaves."""
     with opened(ctx) as (_, store):
-        keys = dataset.parse_keys(key)
+        keys = dataset.parse_keys(key or [])
         given = dataset.parse_hashed(hashed or [], keys)
         made = dataset.register(store, name, file, keys, region, duplicates, given)
         data = made.dataset
@@ -273,7 +278,8 @@ def data_add(
             numbers = (f"{rows:,}" for rows in (found.invalid, found.missing, found.duplicates))
             share = f"{found.valid:,} ({math.floor(1000 * found.share_valid) / 10:g} %)"
             screen.row(shown, kind, data.keys[kind], data.given.get(kind, "clear"), share, *numbers)
-        console.print(shown)
+        if shown.row_count:
+            console.print(shown)
         for kind, found in made.validity.items():
             if found.shapes:
                 say(f"  invalid {kind}: {', '.join(f'{shape} ({rows:,} rows)' for shape, rows in found.shapes)}")

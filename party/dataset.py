@@ -117,7 +117,7 @@ def register(
         keys=keys,
         region=region,
         duplicates=duplicates,
-        rows=next(iter(validity.values())).rows,
+        rows=next((found.rows for found in validity.values()), 0) or table.row_count(path),
         digest=digest,
         salt=salt,
         commitment=table.commitment(path, salt),

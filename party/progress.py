@@ -23,6 +23,7 @@ _DOING = {
     "score": "scoring blindly",
     "expand": "looking among other people",
     "measure": "adding up blindly",
+    "federate": "training with all clients",
 }
 
 

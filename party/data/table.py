@@ -122,6 +122,13 @@ def each_of(path: Path | str, names: Sequence[str]) -> Iterator[tuple[str, pa.Ch
     yield from ((name, _parquet_column(path, file, name)) for name in names)
 
 
+def row_count(path: Path | str) -> int:
+    """How many rows the table that `read` gives has."""
+    path = Path(path)
+    whole = _parquet(path)[0].metadata if path.suffix.lower() in (".parquet", ".pq") else read(path)
+    return int(whole.num_rows)
+
+
 def _parquet(path: Path) -> tuple[pa.parquet.ParquetFile, pa.Table]:
     """A Parquet file that has rows, and its columns without them."""
     with _readable(path):
