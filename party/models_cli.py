@@ -21,7 +21,7 @@ models_app = typer.Typer(
 )
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a model, or its first digits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-_MODELS = {"joint": "joint", "lookalike": "other people"}
+_MODELS = {"joint": "joint", "lookalike": "other people", "segments": "segments"}
 _LISTED = 30
 
 
@@ -35,11 +35,11 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(lines, indent=2))
         return
     if not lines:
-        say("No model is kept here. A campaign with [steps.train] makes one.")
+        say("No model is kept here. A campaign with [steps.train] or [steps.segment] makes one.")
         return
     shown = screen.table("id", "campaign", "partner", "trained", "rows", "AUC", "scores", "used", whole=1)
     for line in lines:
-        auc = f"{line['auc']:.3f}" if line["auc"] is not None else "with the brand"
+        auc = f"{line['auc']:.3f}" if line["auc"] is not None else "with the brand" if line["step"] == "train" else ""
         parts = " and ".join(_MODELS[part] for part in line["parts"])
         times = f"{line['used']} time{'' if line['used'] == 1 else 's'}"
         cells = (line["id"], line["campaign"], ", ".join(line["partners"]), screen.day(line["trained_s"]))
@@ -59,6 +59,9 @@ def show(ctx: typer.Context, ref: Id, as_json: AsJson = False) -> None:
         return
     say(f"Model {found['id']} of campaign {found['campaign']}, with {', '.join(found['partners'])}", "bold")
     say(f"trained {screen.day(found['trained_s'])} on {found['rows']:,} rows; used {found['used']} times since")
+    if found["step"] == "segment":
+        _say_segments(found)
+        return
     if found["started_from"]:
         say(f"started from the model {found['started_from']}")
     if found["role"] == "media":
@@ -79,6 +82,13 @@ def show(ctx: typer.Context, ref: Id, as_json: AsJson = False) -> None:
     say(f"The media's part: {found['media_columns']} weights in a secret basis that only the media can read.")
 
 
+def _say_segments(found: dict[str, Any]) -> None:
+    say(f"{len(found['columns'])} columns: {', '.join(found['columns'])}")
+    for segment in found["segments"]:
+        say(f"segment {segment['number']}: {segment['size']:,} people, {segment.get('name', 'named by the brand')}")
+    say("The centres of the segments are kept by both sides, each in its own columns.")
+
+
 @models_app.command("delete")
 def delete(
     ctx: typer.Context,
@@ -95,7 +105,8 @@ def delete(
         if not yes:
             partners = ", ".join(_line(home, model)["partners"])
             say(f"Model {model.short} of campaign {model.campaign.name}, with {partners}.")
-            say("Nobody can score or expand with it then. It cannot be brought back; its report stays.")
+            uses = "assign people to its segments" if model.step == "segment" else "score or expand with it"
+            say(f"Nobody can {uses} then. It cannot be brought back; its report stays.")
             if not typer.confirm("Delete it?"):
                 raise ConfigError("the model was not deleted", "with --yes nothing is asked")
         models.delete(home, store, model)
@@ -107,14 +118,15 @@ def _line(home: Home, model: models.Kept) -> dict[str, Any]:
     contract = model.campaign.contract
     role = contract.party(home.name()).role
     partners = contract.media if role == "brand" else (contract.role("brand"),)
-    auc = model.facts.get("auc") or {}
+    auc, rows = model.facts.get("auc") or {}, model.facts["rows"]
     return {
         "id": model.short,
+        "step": model.step,
         "campaign": model.campaign.name,
         "partners": [party.name for party in partners],
         "role": role,
         "trained_s": model.trained_s,
-        "rows": model.facts["rows"]["train"],
+        "rows": rows["train"] if model.step == "train" else rows,
         "auc": auc.get("joint", auc.get("media_only")),
         "parts": list(model.parts),
         "used": model.used,
@@ -125,6 +137,8 @@ def _line(home: Home, model: models.Kept) -> dict[str, Any]:
 def _inside(home: Home, model: models.Kept) -> dict[str, Any]:
     """What is in this party's part, without the numbers that stand for the other's columns."""
     kept = read_json(model.path)
+    if model.step == "segment":
+        return {"columns": model.facts["columns"], "segments": model.facts["segments"]}
     recipe = json.loads(kept["recipe"])
     columns = list(dict.fromkeys(feature["column"] for feature in recipe["features"]))
     if model.campaign.contract.party(home.name()).role == "media":

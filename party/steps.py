@@ -24,7 +24,9 @@ from . import (
     summing,
     training,
 )
+from .horizontal import client
 from .job import Facts, Job
+from .segments import assign, segment
 
 
 async def play(job: Job, channel: Channel) -> Facts:
@@ -73,4 +75,10 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("train.fourier-lr-several@1", "media"): several.train_media,
     ("score.rows-several@1", "brand"): several.score_brand,
     ("score.rows-several@1", "media"): several.score_media,
+    ("segment.kmeans@1", "brand"): segment.brand,
+    ("segment.kmeans@1", "media"): segment.media,
+    ("assign.kmeans@1", "brand"): assign.brand,
+    ("assign.kmeans@1", "media"): assign.media,
+    ("federate.logistic@1", "client"): client.logistic,
+    ("federate.kmeans@1", "client"): client.kmeans,
 }

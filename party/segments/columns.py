@@ -1,7 +1,8 @@
 """A table's columns as the matrix that people are clustered by: clipped, standardised, one-hot, weighted.
 
-    number      clipped to its declared range, else to what lies between the 0.5th and the 99.5th percentile of the rows
-                that it is fitted on; standardised over them; clipped to 3 standard deviations either way
+    number      clipped to its declared range, else to the value that the floor of rows has beyond it at either end, or
+                0.5 % of them if that is more: so no few people's values say anything. Standardised over the rows that
+                it is fitted on; clipped to 3 standard deviations either way
     category    a column of its own, less its share, for each text with the floor of rows; the others together are one
                 more if they reach the floor. Stretched so that all of them have the variance of one number, but never
                 more than two equal halves would need: what few people have is not to tear segments apart
@@ -20,6 +21,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +35,9 @@ from ..data.table import FloatArray
 IntArray = NDArray[np.int64]
 
 CLIP_SD = 3.0
-OUTER = 0.005
-"""The share of the rows beyond either end of a range that nobody has declared."""
+OUTER = (0.005, 0.25)
+"""The least and greatest share of the rows beyond either end of a range that nobody has declared."""
 MAX_COLUMNS = 400
-VARIANCE = 16.0
-"""Of all columns of a party whose weight is 1: large enough that a step of the protocol's fixed point is nothing."""
 OTHER = "other"
 _LEADING = re.compile(r"\s*(-?\d+(?:[.,]\d+)?)")
 
@@ -102,11 +102,10 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         raw = json.loads(text)
-        listed = ("box", "categories", "shares")
-        columns = (
-            Column(**{name: tuple(value) if name in listed else value for name, value in each.items()})
-            for each in raw["columns"]
-        )
+        columns: list[Column] = []
+        for each in raw["columns"]:
+            listed: dict[str, Any] = {name: tuple(each[name]) for name in ("box", "categories", "shares")}
+            columns.append(Column(**{**each, **listed}))
         return cls(tuple(columns), tuple(raw["dropped"]))
 
 
@@ -119,7 +118,7 @@ def fit(
     floor: int,
     weight: float,
 ) -> Recipe:
-    """The recipe for the columns `names` out of `rows`; `weight` is what their variances add up to, times `VARIANCE`.
+    """The recipe for the columns `names` out of `rows`; `weight` is what their variances add up to.
 
     Raises ConfigError for free text, for a range declared of texts that begin with no number, and where nothing varies.
     """
@@ -143,7 +142,7 @@ def fit(
             f"the columns make more than {MAX_COLUMNS} with one for each category",
             "leave columns out of [features], or merge categories",
         )
-    stretch = math.sqrt(VARIANCE * weight / total)
+    stretch = math.sqrt(weight / total)
     return Recipe(tuple(replace(each, scale=each.scale * stretch) for each in made), tuple(dropped))
 
 
@@ -249,7 +248,8 @@ def _fit_number(
     there = values[~np.isnan(values)]
     if len(there) < floor:
         return None
-    low, high = declared if declared is not None else np.quantile(there, (OUTER, 1 - OUTER), method="nearest").tolist()
+    outer = min(max(floor / len(there), OUTER[0]), OUTER[1])
+    low, high = declared if declared is not None else np.quantile(there, (outer, 1 - outer), method="nearest").tolist()
     clipped = np.clip(there, low, high)
     _, counts = np.unique(clipped, return_counts=True)
     mean, sd = float(clipped.mean()), float(clipped.std())

@@ -1,0 +1,174 @@
+"""A plain-language name for each segment, from what sets it apart most: "younger, urban, two cars".
+
+A suggestion: it is made of column names and texts as the data sets have them. No column is named twice in a name, both
+sides have a word where both have something to say, and no two segments are called the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidegate.protocols.clustering.cards import Trait
+
+WORDS = 3
+CLEAR = 0.25
+"""How many standard deviations from everybody a segment must lie to be called by it; under that it is like them."""
+AVERAGE = "like everybody"
+_AMOUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_COUNTED = re.compile(r"^(?:n|no|num|nr|cnt|count|number|total)(?: of)? (?P<what>.+)$|^(?P<of>.+) (?:count|cnt)$")
+_YES, _NO = frozenset({"yes", "true", "1", "y"}), frozenset({"no", "false", "0", "n"})
+# Columns that "high" and "low" sound odd with: what is said of much and of little.
+_COMPARED = {
+    "age": ("older", "younger"),
+    "tenure": ("long-standing", "new"),
+    "income": ("high income", "low income"),
+    "salary": ("high income", "low income"),
+    "price": ("expensive", "cheap"),
+}
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    """What could be said of a segment: of which side's which column, in which words, and how far it sets it apart."""
+
+    side: int
+    column: str
+    words: str
+    strength: float
+
+
+def names(sides: Sequence[Sequence[Trait]], k: int) -> list[str]:
+    """One name for each of k segments, all different, from the traits of each side."""
+    made: list[str] = []
+    for j in range(k):
+        phrases = sorted(_phrases(sides, j), key=lambda each: (-each.strength, each.side, each.column, each.words))
+        phrases = _one_a_column(phrases)
+        count = WORDS
+        name = _joined(_both_sides(phrases, count))
+        while name in made and count < len(phrases):
+            count += 1
+            name = _joined(_both_sides(phrases, count))
+        plain, again = name, 2
+        while name in made:
+            name, again = f"{plain} ({again})", again + 1
+        made.append(name)
+    return made
+
+
+def _joined(phrases: Sequence[_Phrase]) -> str:
+    return ", ".join(each.words for each in phrases) or AVERAGE
+
+
+def _one_a_column(phrases: Sequence[_Phrase]) -> list[_Phrase]:
+    """The strongest phrase of each column, and of those that would say the same the strongest."""
+    columns: set[tuple[int, str]] = set()
+    words: set[str] = set()
+    kept = []
+    for each in phrases:
+        if (each.side, each.column) in columns or each.words.casefold() in words:
+            continue
+        columns.add((each.side, each.column))
+        words.add(each.words.casefold())
+        kept.append(each)
+    return kept
+
+
+def _both_sides(phrases: Sequence[_Phrase], count: int) -> list[_Phrase]:
+    """The strongest, the last of them replaced where a side that has something to say has no word among them."""
+    chosen = list(phrases[:count])
+    for side in sorted({each.side for each in phrases}):
+        told = [each.side for each in chosen]
+        if side not in told and len(set(told)) < len(told):
+            # The last of a side that keeps another word.
+            place = max(i for i, other in enumerate(told) if told.count(other) > 1)
+            chosen[place] = next(each for each in phrases if each.side == side)
+    return chosen
+
+
+def _phrases(sides: Sequence[Sequence[Trait]], j: int) -> list[_Phrase]:
+    found = []
+    for side, traits in enumerate(sides):
+        shared = _shared_labels(traits)
+        for trait in traits:
+            for label in range(len(trait.labels) or 1):
+                deviation = float(trait.deviations[j, label])
+                if np.isnan(deviation) or abs(deviation) < CLEAR:
+                    continue
+                words = (
+                    _of_category(trait, label, deviation, shared) if trait.labels else _of_number(trait, j, deviation)
+                )
+                if words:
+                    found.append(_Phrase(side, trait.name, words, abs(deviation)))
+    return found
+
+
+def _shared_labels(traits: Sequence[Trait]) -> set[str]:
+    """Texts that stand in more than one column, so that they need their column's name beside them."""
+    every = [label.casefold() for trait in traits for label in trait.labels]
+    return {label for label in every if every.count(label) > 1}
+
+
+def _of_category(trait: Trait, label: int, deviation: float, shared: set[str]) -> str:
+    """Only of what a segment has more of: "urban", "two cars", "newsletter", "no newsletter", "plan: b"."""
+    if deviation < 0:
+        return ""
+    text, column = trait.labels[label], _plain(trait.name)
+    lower = text.casefold()
+    labels = {each.casefold() for each in trait.labels}
+    if len(labels) == 2 and labels & _YES and labels & _NO:
+        return column if lower in _YES else f"no {column}"
+    if lower == "other":
+        return ""
+    if text.isdigit() and int(text) < len(_AMOUNTS) and _is_plural(column):
+        return _amount(int(text), _counted(column))
+    if lower in shared or len(text) < 3 or not any(each.isalpha() for each in text):
+        return f"{column}: {text}"
+    return text
+
+
+def _of_number(trait: Trait, j: int, deviation: float) -> str:
+    """Of much or little: "older", "high income", "two cars", "many orders", "late signup"."""
+    column, much = _plain(trait.name), deviation > 0
+    compared = _COMPARED.get(column.rsplit(" ", 1)[-1])
+    if compared is not None:
+        return compared[0] if much else compared[1]
+    if trait.kind == "date":
+        return f"{'late' if much else 'early'} {column}"
+    counted = _counted(column)
+    if trait.kind == "whole" and (counted != column or _is_plural(counted)):
+        mean = float(trait.values[j + 1, 0])
+        if abs(mean - round(mean)) <= 0.25 and 0 <= round(mean) <= 3:
+            return _amount(round(mean), counted)
+        return f"{'many' if much else 'few'} {counted}"
+    return f"{'high' if much else 'low'} {column}"
+
+
+def _amount(number: int, what: str) -> str:
+    if number == 0:
+        return f"no {what}"
+    return f"{_AMOUNTS[number]} {_singular(what) if number == 1 else what}"
+
+
+def _plain(name: str) -> str:
+    """A column's name in words: "n_cars" is "n cars", "avgBasket" is "avg basket"."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", name)
+    return " ".join(re.split(r"[\s_.\-]+", apart.strip())).strip().lower() or name
+
+
+def _counted(column: str) -> str:
+    found = _COUNTED.match(column)
+    return (found.group("what") or found.group("of")) if found else column
+
+
+def _is_plural(column: str) -> bool:
+    return column.endswith("s") and not column.endswith(("ss", "us", "is"))
+
+
+def _singular(what: str) -> str:
+    if not _is_plural(what):
+        return what
+    return what[:-3] + "y" if what.endswith("ies") else what[:-1]
