@@ -17,19 +17,23 @@ in Federated Learning: Attacks and Defenses", arXiv 1911.12560.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..channel import PeerError, PolicyError
 from ..primitives.fixed_point import FloatArray
+from .clipping import clipped, length
 
 FEWEST = 5
 _LONGEST = 2.0
 _NOTHING = 1e-3
 """An update this much shorter than the middle one, or this near to another, is nothing of its member's own."""
+_TELLING = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def checked(name: str, update: ArrayLike, size: int) -> FloatArray:
     values = np.asarray(update, np.float64)
     if values.shape != (size,):
         raise PeerError(f"{name} sent an update of the shape {values.shape}, ({size},) was expected")
-    if not np.isfinite(np.linalg.norm(values)):
+    if not math.isfinite(length(values)):
         raise PeerError(f"{name} sent an update with numbers that are not finite or too large to measure")
     return values
 
@@ -68,50 +72,42 @@ def trimmed_mean(updates: Mapping[str, FloatArray]) -> FloatArray:
 
 def drawn_in(updates: Mapping[str, FloatArray]) -> tuple[dict[str, FloatArray], tuple[str, ...]]:
     """The updates, none longer than twice the median of all lengths, and the names of those that were."""
-    lengths = {name: float(np.linalg.norm(update)) for name, update in updates.items()}
+    lengths = {name: length(update) for name, update in updates.items()}
     most = _LONGEST * float(np.median(list(lengths.values())))
-    longer = tuple(name for name, length in lengths.items() if length > most)
-    return {
-        name: update * (most / lengths[name]) if name in longer else update for name, update in updates.items()
-    }, longer
+    shorter = {name: clipped(update, most) for name, update in updates.items()}
+    return shorter, tuple(name for name in updates if lengths[name] > most)
 
 
 def findings(updates: Mapping[str, FloatArray], last: FloatArray | None = None) -> tuple[Finding, ...]:
     """Who sent what no rows of its own can have made; `last` is the step that the model took before this round.
 
     A member that sends the model back has an update of (nearly) nothing; one that repeats the last step, in any size,
-    a multiple of `last`. For vectors of fewer than three numbers neither multiples nor constants tell anything.
+    a multiple of `last`. Of fewer than three numbers neither multiples nor constants tell anything.
     """
-    middle = float(np.median([np.linalg.norm(update) for update in updates.values()]))
+    middle = float(np.median([length(update) for update in updates.values()]))
     found = [Finding(name, what) for name, update in updates.items() if (what := _what(update, last, middle))]
-    names = list(updates)
-    for at, name in enumerate(names):
-        for other in names[at + 1 :]:
-            a, b = updates[name], updates[other]
-            if np.linalg.norm(a) > _NOTHING * middle and np.linalg.norm(a - b) <= _NOTHING * np.linalg.norm(a):
-                found += [Finding(name, f"the same as {other}'s"), Finding(other, f"the same as {name}'s")]
+    for (name, a), (other, b) in combinations(updates.items(), 2):
+        if length(a) > _NOTHING * middle and length(a - b) <= _NOTHING * length(a):
+            found += [Finding(name, f"the same as {other}'s"), Finding(other, f"the same as {name}'s")]
     return tuple(found)
 
 
 def _what(update: FloatArray, last: FloatArray | None, middle: float) -> str:
-    length = float(np.linalg.norm(update))
-    if length <= _NOTHING * middle or length == 0:
+    own = length(update)
+    if own <= _NOTHING * middle or own == 0:
         return "nothing: the model came back as it was given"
-    if len(update) >= 3:
-        if np.linalg.norm(update - update.mean()) <= _NOTHING * length:
+    if len(update) >= _TELLING:
+        if length(update - update.mean()) <= _NOTHING * own:
             return "one number in all places"
-        if last is not None and _off(update, last) <= _NOTHING:
+        if last is not None and _off(update, last) <= _NOTHING * own:
             return "a multiple of the step that was taken before"
     return ""
 
 
 def _off(update: FloatArray, last: FloatArray) -> float:
-    """How far the update is from the nearest multiple of `last`, in its own length: 0..1."""
+    """How far the update is from the nearest multiple of `last`."""
     squared = float(last @ last)
-    if squared == 0:
-        return 1.0
-    nearest = last * (float(update @ last) / squared)
-    return float(np.linalg.norm(update - nearest) / np.linalg.norm(update))
+    return length(update - last * (float(update @ last) / squared)) if squared else length(update)
 
 
 def _stacked(updates: Mapping[str, FloatArray]) -> FloatArray:
