@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def join(
     home: Home = ctx.obj
     if invite == "-":
         # What is typed as an argument, others on the same machine can see while the command runs.
-        invite = typer.get_text_stream("stdin").read(100_000)
+        invite = sys.stdin.read(100_000)
     address = mail.join(home.require(), invite)
     with opened(ctx) as (_, store):
         store.audit("joined a coordinator", address=address)
@@ -199,7 +200,7 @@ def trust(
 
 def _card_text(given: str) -> str:
     if given == "-":
-        return typer.get_text_stream("stdin").read(100_000)
+        return sys.stdin.read(100_000)
     try:
         return Path(given).read_text()
     except (OSError, UnicodeDecodeError):
