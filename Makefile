@@ -31,7 +31,7 @@ lint: .venv/installed
 	$(BIN)/python docs/leakage.py --check
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Sources of the crate count as what the installation was made from, so that a change to them is built.
 .venv/installed: pyproject.toml requirements.lock requirements-dev.lock $(wildcard protocols/native/Cargo.* protocols/native/src/*.rs)
