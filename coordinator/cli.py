@@ -154,7 +154,7 @@ def invite(
     home: Home = context.obj
     settings = home.settings()
     authority, store = members.Authority.load(home), Store(home.store)
-    identity = Identity.load(home.identity).public
+    identity = members.own_identity(home).public
     made = members.invite(
         store, authority, settings.address, identity, party, hours=hours, now_s=int(time.time()), again=again
     )

@@ -18,7 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tidegate.protocols.channel import CarrierError, ConfigError
-from tidegate.wire.identity import IDENTITY_BYTES, checked_name, read_private, verify_signature, write_private
+from tidegate.wire.identity import (
+    IDENTITY_BYTES,
+    Identity,
+    checked_name,
+    read_private,
+    verify_signature,
+    write_private,
+)
 from tidegate.wire.invite import (
     INVITE_COMMON_NAME,
     SECRET_BYTES,
@@ -124,6 +131,17 @@ class Authority:
         if names is not None:
             builder = builder.add_extension(names, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def own_identity(home: Home) -> Identity:
+    """The keys by which parties know the coordinator in its own part of a step. Raises ConfigError."""
+    if not home.identity.exists():
+        raise ConfigError(
+            f"the coordinator in {home.path} has no identity of its own: an earlier version set it up, or "
+            f"{home.identity.name} was deleted",
+            "restore that file from a backup; or set up a coordinator in another folder and invite every party again",
+        )
+    return Identity.load(home.identity)
 
 
 def invite(

@@ -115,20 +115,21 @@ class Line:
         """Passes a frame on to its recipient. False: the run has moved more bytes than it may."""
         if frame.run not in (b"", self._number):
             raise RefusedError("INVALID_ARGUMENT", "a line carries the frames of one run, this frame is of another")
-        if len(frame.sealed) > MAX_FRAME_BYTES:
-            text = f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(frame.sealed)}"
+        sealed = frame.sealed  # each look at it is a copy
+        if len(sealed) > MAX_FRAME_BYTES:
+            text = f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(sealed)}"
             raise RefusedError("INVALID_ARGUMENT", text)
         if frame.end:
             raise RefusedError("INVALID_ARGUMENT", "only the coordinator says that a line has ended")
-        if not frame.sealed:
+        if not sealed:
             return True
         inbox = self._pair.inboxes.get(frame.peer)
         if inbox is None or frame.peer == self._party:
             raise RefusedError("INVALID_ARGUMENT", "a frame goes to another party of its run")
-        self._pair.moved.bytes += len(frame.sealed)
+        self._pair.moved.bytes += len(sealed)
         if self._pair.moved.bytes > self._most_bytes:
             return False
-        await inbox.put(self._party, frame.sealed)
+        await inbox.put(self._party, sealed)
         return True
 
     async def frames(self) -> AsyncIterator[Frame]:

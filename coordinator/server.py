@@ -27,7 +27,7 @@ from tidegate.protocols.channel import MIB, CarrierError, ConfigError, TidegateE
 from tidegate.wire import receipt
 from tidegate.wire import relay_pb2 as pb
 from tidegate.wire.contract import signed_bytes
-from tidegate.wire.identity import Identity, verify_signature
+from tidegate.wire.identity import verify_signature
 from tidegate.wire.invite import pem_certificate
 from tidegate.wire.line import KEEPALIVE_OPTIONS
 from tidegate.wire.pairs import COORDINATOR
@@ -89,10 +89,10 @@ class Coordinator(RelayServicer):
             runs_per_party=settings.runs_per_party,
         )
         self._nodes: dict[str, _Node] = {}
-        self._identity = Identity.load(home.identity)
+        self._identity = members.own_identity(home)
         self._home, self._own_address = home, ""
         self._own_key, self._own_certificate = self._authority.own_certificate()
-        self._helper = Helper(self._order, self._helper_ended)
+        self._helper = Helper(self._order, self._helper_ended, self._fail)
         self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._server: grpc.aio.Server | None = None
@@ -156,7 +156,7 @@ class Coordinator(RelayServicer):
     def _now(self) -> Moment:
         return Moment(self._wall(), time.monotonic())
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_exception(error)
 

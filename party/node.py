@@ -29,6 +29,7 @@ from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
 from tidegate.wire import pairs, receipt
 from tidegate.wire.ending import describe, outline
+from tidegate.wire.environment import environment
 from tidegate.wire.line import dial_async, explain, plain
 from tidegate.wire.relay_pb2 import CampaignState, Commit, Ended, FromNode, Held, Here, Start, ToNode
 from tidegate.wire.relay_pb2_grpc import RelayStub
@@ -338,9 +339,7 @@ async def _outcome(node: Node, order: Order) -> dict[str, Any]:
         # A traceback may quote the data: it is shown only to a developer who asks for it.
         stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
         start_new_session=True,
-        # The threads of numpy's linear algebra wait in a loop. Beside another busy process that takes seconds, and
-        # what they have to do here takes milliseconds.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env=environment(),
     )
     outcome: dict[str, Any] = {}
     try:

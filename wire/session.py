@@ -35,9 +35,11 @@ def contents(kind: str, data: bytes) -> Iterator[bytes]:
     """What the frames hold that carry a message: a head with its kind, its length and first bytes, then the rest."""
     head = bytes([_HEAD, len(kind)]) + kind.encode("ascii") + _LENGTH.pack(len(data))
     at = MAX_CONTENT_BYTES - len(head)
-    yield head + data[:at]
+    # A view, so that each byte is copied once.
+    view = memoryview(data)
+    yield head + view[:at]
     while at < len(data):
-        yield bytes([_MORE]) + data[at : at + MAX_CONTENT_BYTES - 1]
+        yield bytes([_MORE]) + view[at : at + MAX_CONTENT_BYTES - 1]
         at += MAX_CONTENT_BYTES - 1
 
 
@@ -60,10 +62,12 @@ class Transcript:
             self.heard(content)
 
     def said(self, content: bytes) -> None:
-        self._said.update(_LENGTH.pack(len(content)) + content)
+        self._said.update(_LENGTH.pack(len(content)))
+        self._said.update(content)
 
     def heard(self, content: bytes) -> None:
-        self._heard.update(_LENGTH.pack(len(content)) + content)
+        self._heard.update(_LENGTH.pack(len(content)))
+        self._heard.update(content)
 
     def digest(self) -> bytes:
         said, heard = self._said.digest(), self._heard.digest()
@@ -258,7 +262,10 @@ class Session:
         (length,) = _LENGTH.unpack_from(frame, length_at)
         if length > kind.MAX_BYTES:
             raise PeerError(f"{self._peer} sent a {name} of {length} bytes, at most {kind.MAX_BYTES} are allowed")
-        data = bytearray(frame[length_at + _LENGTH.size :])
+        body = memoryview(frame)[length_at + _LENGTH.size :]
+        if len(body) == length:
+            return bytes(body)
+        data = bytearray(body)
         while len(data) < length:
             more = await self._frame()
             if more[0] != _MORE or len(more) == 1:
