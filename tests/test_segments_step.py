@@ -83,7 +83,6 @@ def test_planted_segments_are_found_with_gaps_and_categories(tmp_path: Path) -> 
     assert [trait["name"] for trait in ours["traits"]] == ["age", "home", "visits", "newsletter"]
     assert [trait["name"] for trait in theirs["traits"]] == ["visits", "newsletter"]
     assert len({each["name"] for each in ours["segments"]}) == 3, [each["name"] for each in ours["segments"]]
-    print([each["name"] for each in ours["segments"]], ours["starts"])
 
 
 def test_cards_say_what_the_segments_are(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ from ..data.table import FloatArray
 IntArray = NDArray[np.int64]
 
 CLIP_SD = 3.0
-OUTER = (0.005, 0.25)
-"""The least and greatest share of the rows beyond either end of a range that nobody has declared."""
+OUTER = 0.005
+"""The least share of the rows beyond either end of a range that nobody has declared."""
 MAX_COLUMNS = 400
 OTHER = "other"
 _LEADING = re.compile(r"\s*(-?\d+(?:[.,]\d+)?)")
@@ -135,7 +135,7 @@ def fit(
     if not made:
         raise ConfigError(
             "no column of this party varies among the matched people, so none can tell segments apart",
-            f"enter columns in [features] that {floor} or more of them differ in",
+            f"enter columns in [features] that {floor} or more of them differ in; for few people declare [ranges] of numbers",
         )
     if sum(column.width for column in made) > MAX_COLUMNS:
         raise ConfigError(
@@ -248,7 +248,7 @@ def _fit_number(
     there = values[~np.isnan(values)]
     if len(there) < floor:
         return None
-    outer = min(max(floor / len(there), OUTER[0]), OUTER[1])
+    outer = min(max(floor / len(there), OUTER), 0.5)
     low, high = declared if declared is not None else np.quantile(there, (outer, 1 - outer), method="nearest").tolist()
     clipped = np.clip(there, low, high)
     _, counts = np.unique(clipped, return_counts=True)

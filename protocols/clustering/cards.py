@@ -12,6 +12,8 @@ subtraction:
     a share is shown where the floor has the text, and while those whose text is not shown are fewer than the floor, the
     least of the shares shown goes too. Of the last one it is said that it is at least 1 - floor / size: that fewer
     than the floor have something else, not whether anybody has
+    where everybody's share of a text is shown, and the segments that do not show theirs have fewer than the floor with
+    it between them, the one with the fewest of those shown does not either
 
 Deviation is how far a segment lies from everybody, in standard deviations of everybody: it makes columns comparable.
 
@@ -108,6 +110,8 @@ def of_categories(name: str, labels: Sequence[str], codes: IntArray, segment: In
     values, at_least = np.full((k + 1, m), math.nan), np.zeros((k + 1, m), np.bool_)
     for row in range(k + 1):
         values[row], at_least[row] = _percents(counts[row], floor)
+    for label in range(m):
+        _hide_rest(counts[:, label], values[:, label], at_least[:, label], floor)
     share = values[0] / 100
     with np.errstate(invalid="ignore", divide="ignore"):
         deviations = np.round((values[1:] / 100 - share) / np.sqrt(share * (1 - share)), 2)
@@ -131,6 +135,18 @@ def _percents(counts: IntArray, floor: int) -> tuple[FloatArray, NDArray[np.bool
         return values, at_least
     values[shown] = np.rint(100 * counts[shown] / size)
     return values, at_least
+
+
+def _hide_rest(counts: IntArray, values: FloatArray, at_least: NDArray[np.bool_], floor: int) -> None:
+    """Withholds one text's shares, everybody's first, until the segments whose share is open have the floor of people.
+
+    What a segment shows no more has the floor of people, so the rest of its own column stays large enough.
+    """
+    while not (math.isnan(values[0]) or at_least[0]):
+        shown = ~np.isnan(values[1:]) & ~at_least[1:]
+        if shown.all() or not shown.any() or int(counts[1:][~shown].sum()) >= floor:
+            return
+        values[1 + int(np.argmin(np.where(shown, counts[1:], counts.max() + 1)))] = math.nan
 
 
 def _rounded(value: float) -> float:
