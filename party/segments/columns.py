@@ -135,7 +135,7 @@ def fit(
     if not made:
         raise ConfigError(
             "no column of this party varies among the matched people, so none can tell segments apart",
-            f"enter columns in [features] that {floor} or more of them differ in; for few people declare [ranges] of numbers",
+            f"enter columns in [features] that {floor} or more of them differ in; of few people numbers need [ranges]",
         )
     if sum(column.width for column in made) > MAX_COLUMNS:
         raise ConfigError(

@@ -110,15 +110,10 @@ def most_passes(k: int, most_k: int, starts: int, iterations: int) -> int:
 async def formed(
     side: Side, x: FloatArray, *, k: int, most_k: int, starts: int, iterations: int, floor: int, order: IntArray
 ) -> Formed:
-    """Segments of the rows x (n, d); k = 0 lets the people choose. order (n,): drawn, the same at all parties.
+    """Segments of the rows x (n, d), n >= 2 * floor; k = 0 lets the people choose. order (n,): the same at all parties.
 
     PolicyError where fewer than two segments would reach the floor.
     """
-    if len(x) < 2 * floor:
-        raise PolicyError(
-            f"{len(x)} people match; two segments of at least {floor} need {2 * floor}",
-            "match more people",
-        )
     rule, points = "contract", list[choice.Point]()
     if k == 0:
         halves = choice.sample(order, SAMPLE_ROWS)

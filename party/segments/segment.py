@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tidegate.protocols.channel import Channel
+from tidegate.protocols.channel import Channel, PolicyError
 from tidegate.protocols.clustering import cards, comparator
 from tidegate.protocols.clustering.box import Box
 from tidegate.protocols.primitives.randomness import Randomness
@@ -111,6 +111,9 @@ async def media(job: Job, channel: Channel) -> Facts:
 async def _formed(job: Job) -> tuple[Entered, Formed, list[cards.Trait]]:
     """What both sides do alike, up to the cards of a party's own columns."""
     rows, floor = aligned(job), job.contract.guards.floor
+    if len(rows) < 2 * floor:
+        text = f"{len(rows)} people match; two segments of at least {floor} need {2 * floor}"
+        raise PolicyError(text, "match more people")
     table = job.columns(granted(job))
     weight = number(job.step, f"{job.role}_weight") / 1000
     recipe = columns.fit(table, granted(job), rows, ranges_of(job), floor=floor, weight=weight)
