@@ -56,7 +56,7 @@ def write_tables(folder: Path, clients: int, *, seed: int = 1, rows: int = 1600)
         centres = np.array([[28, 20, 60, 0.2], [45, 6, 330, 0.6], [70, 12, 160, 0.9]])[group]
         x = centres + rng.standard_normal((rows, 4)) * [6, 2.5, 35, 0]
         x[:, 3] = rng.random(rows) < centres[:, 3]
-        x = np.clip(np.round(x, 6), *np.array([RANGES[column] for column in COLUMNS]).T)
+        x = np.clip(np.round(x, 9), *np.array([RANGES[column] for column in COLUMNS]).T)
         z = 0.04 * (x[:, 0] - 45) + 0.15 * (x[:, 1] - 10) + 0.006 * (x[:, 2] - 180) + x[:, 3] - 0.6
         y = (rng.random(rows) < 1 / (1 + np.exp(-z))).astype(np.float64)
         path = folder / f"{name}.csv"
@@ -83,9 +83,9 @@ def campaign_text(name: str, clients: int, app: str, **settings: Any) -> str:
         tables |= {"label": 'column = "bought"\npositive = "yes"', "holdout": "share = 20"}
     tables |= {key: settings.pop(key) for key in list(settings) if key in (*tables, "privacy")}
     step = "\n".join(f"{key} = {json.dumps(value)}" for key, value in {"app": app, **settings}.items())
+    tables |= {"steps.federate": f"{step}\n"}
     return "\n\n".join(
         [f'[campaign]\nname = "{name}"', *(f"[{title}]\n{body}" for title, body in tables.items() if body)]
-        + [f"[steps.federate]\n{step}\n"]
     )
 
 
