@@ -8,12 +8,13 @@
                                                        <--   C_t    --
       rows, inertia, rows nearest to each centroid     --  answer  -->  which clusters have `floor` rows over all
                                                        <-- C_t, those --
-      sum of x over the rows of each of those          --  answer  -->  C_t+1: their means; the others stay
+      sum of x over the rows of each of those          --  answer  -->  C_t+1: their means; the others move to where rows are
     until nothing moves; then clusters under the floor are left out, the smallest first, and their rows go elsewhere
 
 The sum of a cluster is asked only when its count over all holders has reached the floor, so a row far from all others
 never becomes a centroid on its own, neither in the model nor at the coordinator. Where sums are secure every holder
-checks that from the counts.
+checks that from the counts. Its centroid is moved halfway to the largest cluster's, which pooled Lloyd, where such a
+cluster has no rows at all, does in one way or another too.
 
 Distances are Euclidean over standardised columns. What comes out has 3 significant digits in the columns' own units.
 
@@ -37,6 +38,7 @@ MOST_COLUMNS = 300
 MOST_CLUSTERS = 32
 MOST_ROUNDS = 20
 FLOOR = 100
+_REACH = 2.0
 _WIDTH = 2.0
 _DRAWS = 512
 _LARGEST = 1e6
@@ -184,7 +186,7 @@ def starting(k: int, mean: FloatArray, scale: FloatArray, seed: bytes) -> FloatA
     Drawn uniformly, then each the one farthest from those before it: from a seed and two moments, never from rows.
     """
     fractions = Randomness(seed).integers(2**32, _DRAWS * len(mean)).reshape(_DRAWS, -1) / 2.0**32
-    low, high = np.maximum(mean - 2 * scale, -1.0), np.minimum(mean + 2 * scale, 1.0)
+    low, high = np.maximum(mean - _REACH * scale, -1.0), np.minimum(mean + _REACH * scale, 1.0)
     draws = low + fractions * (high - low)
     points = draws[:1]
     while len(points) < k:
@@ -217,7 +219,8 @@ def _course(settings: Settings, seed: bytes) -> Generator[Question, FloatArray, 
         model = {"centroids": centroids, "scale": scale, "asked": asked}
         sums = yield Question("train", model, 1 + settings.k * d, {"inertia": inertias[-1]})
         means = sums[1:].reshape(settings.k, d) / np.maximum(sizes, 1.0)[:, None]
-        moved = np.where(asked[:, None] > 0, np.clip(means, -1.0, 1.0), centroids)
+        # A centroid that too few rows are near starts anew, halfway to the one that most are near.
+        moved = np.where(asked[:, None] > 0, np.clip(means, -1.0, 1.0), (centroids + means[sizes.argmax()]) / 2)
         step = float(np.abs((moved - centroids) / scale).max())
         centroids = moved
         sizes = yield from counted({"step": step})

@@ -5,10 +5,10 @@
       sum of (1, x)(1, x)', sum of y                                --  answer  -->  means, scales, correlations of all
     round t = 1 .. T, theta_1 from the share of positives:
                                                                     <-- theta_t --
-      sum of loss, sum of (p - y)(1, x), all rows                   --  answer  -->  theta_t+1: L-BFGS, begun from the
-                                                                                     Hessian that the moments give
-                                                                    <-- theta_t+1 --
-      hold-out: loss, counts of scores by class in 256 bins         --  answer  -->  AUC of all hold-outs
+      all rows: sum of loss, sum of (p - y)(1, x)                   --  answer  -->  theta_t+1: L-BFGS, begun from the
+      hold-out: rows, loss, counts of scores by class in 256 bins                    Hessian that the moments give;
+                                                                                     AUC of all hold-outs
+    and, if T rounds were not enough for the optimum, the hold-out part once more at the last theta
 
 Every answer is a sum over all rows of a holder, and the coordinator uses the sum over all holders and nothing else, so
 neither how rows are dealt nor how many each has changes the model. L-BFGS and not Newton's method: it needs one matrix
@@ -42,6 +42,7 @@ _LOSS_UNIT = 64.0
 _LARGEST = 1e6
 _CLOSE = 1e-6
 _FLAT = 1e-9
+_HOLD_OUT = 2 + 2 * BINS
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class Settings:
 
     @property
     def widest(self) -> int:
-        return max((self.columns + 1) * (self.columns + 2) // 2 + 1, 2 * BINS + 2)
+        return max((self.columns + 1) * (self.columns + 2) // 2 + 1, self.columns + 3 + _HOLD_OUT)
 
     @property
     def questions(self) -> int:
-        return 1 + 2 * self.rounds
+        return 2 + self.rounds
 
     def course(self, seed: bytes) -> Course:
         """Draws nothing, so the seed is not used."""
@@ -120,6 +121,8 @@ class Holder:
             raise ConfigError(f"the data set has {shapes[0]} columns, {settings.columns} are what the contract names")
         if not (set(np.unique(self._y)) | set(np.unique(self._y_test))) <= {0.0, 1.0}:
             raise ConfigError("a label is 0 or 1")
+        if len(self._y_test) > len(self._y):
+            raise ConfigError("no more rows are held out than are trained with")
 
     @property
     def rows(self) -> int:
@@ -134,12 +137,15 @@ class Holder:
         if question.kind == "train":
             z = self._x @ theta
             slope = 0.5 * (1 + np.tanh(z / 2)) - self._y
-            return np.concatenate([[self.rows, _loss(z, self._y)], self._x.T @ slope])
+            return np.concatenate([[self.rows, _loss(z, self._y)], self._x.T @ slope, self._hold_out(theta)])
         if question.kind == "evaluate":
-            z = self._x_test @ theta
-            counts = [np.bincount(_bins(z[self._y_test == label]), minlength=BINS) for label in (1, 0)]
-            return np.concatenate([[len(z), _loss(z, self._y_test)], *counts]).astype(np.float64)
+            return np.append(float(self.rows), self._hold_out(theta))
         raise PeerError("the coordinator asks for what logistic regression does not answer")
+
+    def _hold_out(self, theta: FloatArray) -> FloatArray:
+        z = self._x_test @ theta
+        counts = [np.bincount(_bins(z[self._y_test == label]), minlength=BINS) for label in (1, 0)]
+        return np.concatenate([[len(z), _loss(z, self._y_test)], *counts])
 
     def verify(self, model: Model) -> None:
         """Refuses a model that ranks our own hold-out worse than what we could train alone.
@@ -218,30 +224,37 @@ def _course(settings: Settings) -> Generator[Question, FloatArray, Outcome]:
     start[0] = math.log(share / (1 - share))
     descent = Descent(start, np.linalg.inv(hessian), np.ones(0))
     best, lowest = start, math.inf
-    curves: dict[str, list[float]] = {"loss": [], "auc": [], "hold_out_loss": []}
+    losses: list[float] = []
+    held_out: list[tuple[float, float]] = []
     converged = False
-    told: dict[str, float] = {}
+    update = slice(2, d + 3)
     for _ in range(settings.rounds):
-        sums = yield Question("train", {"theta": to_ranges @ descent.theta}, d + 3, told)
+        told = {"loss": losses[-1], "auc": held_out[-1][0]} if losses else {}
+        model = {"theta": to_ranges @ descent.theta}
+        sums = yield Question("train", model, d + 3 + _HOLD_OUT, told, update=update)
         at = descent.theta
         loss = _LOSS_UNIT * sums[1] + 0.5 * float(at @ (penalty * at))
-        gradient = to_ranges.T @ sums[2:] + penalty * at
-        curves["loss"].append(float(loss / count))
+        gradient = to_ranges.T @ sums[update] + penalty * at
+        losses.append(float(loss / count))
+        held_out.append(_judged(sums[update.stop :]))
         if loss > lowest + _FLAT * abs(lowest):
             # The step was too long for where it led: half of it.
             descent.theta = best + (at - best) / 2
-        else:
-            best, lowest = at, loss
-            converged = bool(np.abs(gradient).max() < _CLOSE * count)
-            if not converged:
-                descent.step(gradient)
-        now = {"theta": to_ranges @ (best if converged else descent.theta)}
-        sums = yield Question("evaluate", now, 2 * BINS + 2, {"loss": loss / count})
-        rows = max(float(sums[0]), 1.0)
-        curves["auc"].append(auc_of_counts(sums[2 : 2 + BINS], sums[2 + BINS :]))
-        curves["hold_out_loss"].append(_LOSS_UNIT * float(sums[1]) / rows)
-        told = {"auc": curves["auc"][-1]}
+            continue
+        best, lowest = at, loss
+        converged = bool(np.abs(gradient).max() < _CLOSE * count)
         if converged:
             break
+        descent.step(gradient)
     theta = to_ranges @ (best if converged else descent.theta)
-    return Outcome({"theta": theta}, {name: tuple(points) for name, points in curves.items()}, converged)
+    if not converged:
+        sums = yield Question("evaluate", {"theta": theta}, 1 + _HOLD_OUT, {"loss": losses[-1]})
+        held_out.append(_judged(sums[1:]))
+    aucs, hold_out_losses = zip(*held_out, strict=True)
+    return Outcome({"theta": theta}, {"loss": tuple(losses), "auc": aucs, "hold_out_loss": hold_out_losses}, converged)
+
+
+def _judged(hold_out: FloatArray) -> tuple[float, float]:
+    """The AUC and the loss a row of all hold-outs."""
+    positives, negatives = hold_out[2 : 2 + BINS], hold_out[2 + BINS :]
+    return auc_of_counts(positives, negatives), _LOSS_UNIT * float(hold_out[1]) / max(float(hold_out[0]), 1.0)

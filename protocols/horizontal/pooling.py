@@ -459,16 +459,19 @@ class Pooling(Strategy):
         """The sum; or, robust, the middle of the holders' means, as if each had the middle number of rows."""
         if not self._task.robust:
             return np.asarray(np.sum(list(answers.values()), axis=0))
-        means = {name: values[1:] / max(float(values[0]), 1.0) for name, values in answers.items()}
-        if self._question is not None and self._question.kind == "train":
-            for finding in robust.findings(means, self._last):
-                raise PeerError(f"{finding.name} sent {finding.what}", "a member that trains on no rows is left out")
-            means, _longer = robust.drawn_in(means)
+        means = {name: values / max(float(values[0]), 1.0) for name, values in answers.items()}
+        at = self._question.update if self._question is not None else None
+        if at is not None:
+            updates = {name: mean[at] for name, mean in means.items()}
+            for finding in robust.findings(updates, self._last):
+                raise PeerError(f"{finding.name} sent {finding.what}", "start a new run without it")
+            updates, _longer = robust.drawn_in(updates)
+            for name, update in updates.items():
+                means[name][at] = update
         middle = robust.median(means) if self._task.robust == MEDIAN else robust.trimmed_mean(means)
-        if self._question is not None and self._question.kind == "train":
-            self._last = middle
-        rows = len(answers) * float(np.median([values[0] for values in answers.values()]))
-        return rows * np.append(1.0, middle)
+        if at is not None:
+            self._last = middle[at]
+        return middle * len(answers) * float(np.median([values[0] for values in answers.values()]))
 
 
 _TERMS: Mapping[str, type] = {"task": str, "numbers": list, "terms": bytes, "cohort": list}

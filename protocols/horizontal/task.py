@@ -33,14 +33,16 @@ class Question:
     """What everybody is asked next.
 
     kind: "train" or "evaluate", or one of them with an action; size: how many numbers an answer has; told: what the
-    last answers said, as one point of each curve; noise: the standard deviation of what each holder adds to every
-    number, in units of the last place of `digits`.
+    last answers said, as one point of each curve; update: which numbers are a gradient, whose length a robust mean
+    bounds and where an idle holder shows; noise: the standard deviation of what each holder adds to every number, in
+    units of the last place of `digits`.
     """
 
     kind: str
     model: Model
     size: int
     told: Mapping[str, float] = field(default_factory=dict)
+    update: slice | None = None
     noise: int = 0
 
 
