@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from . import checkup, effects, people, results, terms, wording
+from . import checkup, effects, people, results, segments, terms, wording
 from .markup import Html, element, joined, text
 from .wording import at, count, share, times
 
@@ -19,6 +19,8 @@ _SECTIONS = (
     ("match", "Match", results.matching),
     ("together", "Together", results.together),
     ("sum", "Sum", results.total),
+    ("segments", "Segments", segments.segmented),
+    ("assigned", "Assigned", segments.assigned),
     ("model", "Model", results.model),
     ("people", "Good customers", people.insight),
     ("scores", "Scores", results.scores),
@@ -131,6 +133,13 @@ def _headline(report: Report) -> tuple[Html, str, str]:
     if audiences and report["role"] == "media":
         most = count(max(size["people"] for size in audiences))
         return Html(""), f"{most} of your other people look like the good customers of {peer}.", kept
+    found = at(report, "segment", "segments")
+    if found:
+        return (
+            Html(""),
+            f"The {count(report['segment']['rows'])} people you share fall into {len(found)} segments.",
+            kept,
+        )
     if matched is not None:
         return Html(""), f"You and {peer} share {count(matched)} people.", kept
     if at(report, "together", "any") is not None:
@@ -181,6 +190,10 @@ def _tiles(report: Report) -> list[Html]:
     if lift is not None and lift_alone is not None:
         less = f"of all good customers; {share(lift_alone / 10)} with your columns alone"
         tiles.append(("Found in your top tenth", share(lift / 10), less))
+    found = at(report, "segment", "segments")
+    if found:
+        largest = f"the largest with {share(found[0]['share'] / 100)} of the people, the smallest with "
+        tiles.append(("Segments", count(len(found)), largest + share(found[-1]["share"] / 100)))
     sizes = at(report, "expand", "sizes")
     if sizes:
         first = min(sizes, key=lambda size: float(size["percent"]))

@@ -119,6 +119,41 @@ def expansion(sizes: Sequence[Mapping[str, Any]]) -> Html:
         return _svg(figure, "expansion", "Audience size against quality. " + "; ".join(said) + ".")
 
 
+def segment_sizes(sizes: Sequence[int]) -> Html:
+    """A bar for each segment, by its number."""
+    total = sum(sizes) or 1
+    places = list(range(1, len(sizes) + 1))
+    with context(["default", _SETTINGS]):
+        figure, axes = _figure()
+        bars = axes.barh(places, [size / total for size in sizes], height=0.66, color=JOINT)
+        axes.bar_label(bars, [f"{size:,}" for size in sizes], padding=6, color=INK)
+        axes.grid(visible=False, axis="y")
+        axes.set_yticks(places, [str(place) for place in places])
+        axes.set_ylim(len(sizes) + 0.6, 0.4)
+        axes.set_xlim(0, max(sizes) / total * 1.18)
+        axes.xaxis.set_major_formatter(_tick)
+        axes.set(xlabel="share of the people", ylabel="segment")
+        said = ", ".join(f"segment {place}: {size:,}" for place, size in zip(places, sizes, strict=True))
+        return _svg(figure, "segment-sizes", f"People in each segment. {said}.")
+
+
+def segment_choice(curve: Sequence[Mapping[str, Any]], chosen: int, strong: float) -> Html:
+    """How surely each number of segments is found again, with the line above which that counts."""
+    x, y = [point["k"] for point in curve], [point["strength"] for point in curve]
+    with context(["default", _SETTINGS]):
+        figure, axes = _figure()
+        axes.axhline(strong, color=SOFT, linewidth=1.2, dashes=(3, 3))
+        axes.plot(x, y, "o-", color=JOINT, linewidth=2.4, markersize=7, markeredgecolor=CARD)
+        axes.plot(chosen, y[x.index(chosen)], "o", color=TRUTH, markersize=11, markeredgecolor=CARD)
+        axes.set_xticks(x, [str(each) for each in x])
+        axes.set_ylim(0, 1.05)
+        axes.set(xlabel="number of segments", ylabel="found again in the other half")
+        said = ", ".join(f"{k}: {strength:.2f}" for k, strength in zip(x, y, strict=True))
+        return _svg(
+            figure, "segment-choice", f"How surely each number of segments is found again. {said}. {chosen} taken."
+        )
+
+
 _RATES = (0.01, 0.1, 0.001, 0.5, 0.9, 0.99, 0.0001, 0.999, 0.03, 0.3, 0.003, 0.7, 0.02, 0.05, 0.2, 0.005, 0.6, 0.4)
 
 

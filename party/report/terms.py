@@ -24,10 +24,13 @@ _STEPS = {
     "doctor": "Match doctor",
     "match": "Match",
     "insight": "Good customers",
+    "segment": "Segments",
+    "assign": "Assigned",
     "train": "Train",
     "score": "Score",
     "expand": "Lookalikes",
     "measure": "What it brought",
+    "federate": "Training",
 }
 
 
