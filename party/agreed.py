@@ -5,6 +5,8 @@ from __future__ import annotations
 from tidegate.protocols.catalog import CATALOG
 from tidegate.wire.contract import Contract
 
+from .horizontal import rules
+
 
 def terms(made: Contract) -> dict[str, str]:
     """A sentence for each thing that a contract settles beside parties, steps, guards and columns, under a short name.
@@ -12,6 +14,8 @@ def terms(made: Contract) -> dict[str, str]:
     What a contract does not have is not in it.
     """
     found = {
+        "Trained together": _federated(made),
+        "Updates": _updates(made),
         "Matched on": ", ".join(key.kind for key in made.keys),
         "Who matched": _alignment(made),
         "Added up": _total(made),
@@ -25,6 +29,33 @@ def terms(made: Contract) -> dict[str, str]:
         "Audit": _audit(made),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _federated(made: Contract) -> str:
+    if not made.is_horizontal:
+        return ""
+    settings, clients = made.steps[0].settings, len(made.parties)
+    what = f"{settings['k']} groups" if "k" in settings else "one logistic regression"
+    l2 = f", L2 penalty {whole(settings['l2_milli']) / 1000:g}" if "l2_milli" in settings else ""
+    least = whole(settings["least_rows"])
+    return (
+        f"{what} over the rows of {clients} clients in at most {settings['rounds']} rounds{l2}; each enters {least:,} "
+        "rows or more"
+    )
+
+
+def _updates(made: Contract) -> str:
+    if not made.is_horizontal:
+        return ""
+    robust = rules.ROBUST[whole(made.steps[0].settings.get("robust", 0))]
+    if robust == "none":
+        return f"added up blindly: nobody sees a sum over fewer than all {len(made.parties)} clients"
+    return f"in the clear to the coordinator, which takes their {robust}, so that outliers do not count"
+
+
+def whole(setting: int | list[int]) -> int:
+    """A setting that is one number, as the reader of contracts and the policy have checked."""
+    return int(str(setting))
 
 
 def _alignment(made: Contract) -> str:
@@ -46,7 +77,10 @@ def _total(made: Contract) -> str:
 
 
 def _label(made: Contract) -> str:
-    brand, label = made.role("brand").name, made.label
+    label = made.label
+    if made.is_horizontal:
+        return f'rows of all clients with "{label.column}" = "{label.positive}"' if label.column else ""
+    brand = made.role("brand").name
     if label.seeds:
         return f"everybody in the data set of {brand}, told from people drawn among the media's others"
     if not label.column:
@@ -58,7 +92,8 @@ def _label(made: Contract) -> str:
 def _holdout(made: Contract) -> str:
     if made.holdout.column:
         return f'rows with "{made.holdout.column}" = "{made.holdout.value}"'
-    return f"{made.holdout.percent} % of the matched rows, drawn at random" if made.holdout.percent else ""
+    rows = "rows of each client" if made.is_horizontal else "matched rows"
+    return f"{made.holdout.percent} % of the {rows}, drawn at random" if made.holdout.percent else ""
 
 
 def _model(made: Contract) -> str:
@@ -74,7 +109,12 @@ def _privacy(made: Contract) -> str:
     if not made.privacy.epsilon_milli:
         return ""
     epsilon = made.privacy.epsilon_milli / 1000
-    return f"epsilon {epsilon:g}, delta 1e-{made.privacy.delta_exponent}, for what training and insight release"
+    figures = f"epsilon {epsilon:g}, delta 1e-{made.privacy.delta_exponent}"
+    if not made.is_horizontal:
+        return f"{figures}, for what training and insight release"
+    settings = made.steps[0].settings
+    unit, clip = rules.UNITS[whole(settings["unit"])], whole(settings["clip_milli"]) / 1000
+    return f"{figures}, for one {unit} in all rounds together; what a {unit} adds to a round is cut to length {clip:g}"
 
 
 def _helper(made: Contract) -> str:

@@ -38,6 +38,7 @@ from tidegate.wire.contract import NAME
 
 from .config import Home
 from .form import Checked, Mistake
+from .horizontal.form import HorizontalForm, is_horizontal
 from .store import Store
 from .vertical_form import VerticalForm
 
@@ -60,7 +61,7 @@ def check(path: Path, home: Home, store: Store, now_s: float) -> Checked:
         reason = str(error).split(" (at ")[0]
         checked.mistakes.append(Mistake(path.name, int(at[1]) if at else 0, "the file", "TOML", reason))
         return checked
-    form = VerticalForm(checked, raw, _lines(text))
+    form = (HorizontalForm if is_horizontal(raw) else VerticalForm)(checked, raw, _lines(text))
     checked.contract = form.contract(home, store, now_s)
     return checked
 

@@ -23,6 +23,7 @@ from tidegate.wire.identity import Card, Identity
 from . import campaign as campaign_file
 from . import dataset, mail, policy, screen
 from .accountant import epsilon_of
+from .agreed import terms
 from .config import AUDIT_FOLDER, Home, default_home, write_file
 from .models_cli import models_app
 from .screen import console, say
@@ -42,7 +43,7 @@ party_app.add_typer(data_app, name="data")
 party_app.add_typer(tokens_app, name="tokens")
 party_app.add_typer(models_app, name="models")
 campaign_app = typer.Typer(
-    help="Check, propose and follow a campaign (a TOML file that the brand writes).",
+    help="Check, propose and follow a campaign (a TOML file that the brand, or one of the clients, writes).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -69,7 +70,7 @@ def party(ctx: typer.Context, home: HomeOption = None) -> None:
 
 @campaign_app.callback()
 def campaign(ctx: typer.Context, home: HomeOption = None) -> None:
-    """Check, propose and follow a campaign (a TOML file that the brand writes)."""
+    """Check, propose and follow a campaign (a TOML file that the brand, or one of the clients, writes)."""
     ctx.obj = Home((home or default_home()).expanduser().absolute())
 
 
@@ -627,16 +628,17 @@ def _preview(made: campaign_file.Checked) -> None:
     if contract is None:
         return
     for party in contract.parties:
-        used = contract.features.get(party.name, ())
-        say(
-            f"{party.name} ({party.role}): {party.data.name}, {party.data.rows:,} rows, "
-            f"{len(used)} columns: {', '.join(used)}"
-        )
+        say(f"{party.name} ({party.role}): {party.data.name}, {party.data.rows:,} rows")
+    for whose, used in screen.columns(contract).items():
+        say(f"Columns of {whose} ({len(used)}): {', '.join(used) if used else 'none'}")
+    for name, text in terms(contract).items():
+        say(f"{name}: {text}")
     screen.steps(contract)
     screen.guards(contract)
     screen.learned(contract)
     for line in made.remarks:
-        say(f"attention: {line}", "yellow")
+        if line not in screen.attention(contract):
+            say(f"attention: {line}", "yellow")
 
 
 @campaign_app.command()
@@ -645,7 +647,7 @@ def propose(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The campaign file.")],
     yes: Yes = False,
 ) -> None:
-    """Make the contract of a campaign file, sign it and send it to the other party."""
+    """Make the contract of a campaign file, sign it and send it to the other parties."""
     with opened(ctx) as (home, store):
         home.coordinator()
         sync(home, store)

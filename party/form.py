@@ -17,17 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from tidegate.protocols.channel import TidegateError
-from tidegate.wire.contract import NAME, Contract, Guards, Privacy
+from tidegate.wire.contract import FURTHEST, NAME, Contract, Guards, Label, Privacy
 
 from . import policy
 from .data import table
 from .dataset import is_unchanged
 from .store import Dataset
-
-TABLES = (
-    *("campaign", "parties", "data", "match", "label", "features", "holdout", "model", "privacy", "outcome"),
-    *("ranges", "steps", "guards", "learns", "demo"),
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def written(value: object) -> str:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FURTHEST
 
 
 def is_constant(column: dict[str, Any]) -> bool:
@@ -102,6 +97,15 @@ class Form:
             line = self.lines.get(at, 0)
             at = at.rpartition(".")[0]
         self.checked.mistakes.append(Mistake(self.checked.file, line, key, expected, found, hint))
+
+    def tables(self, known: tuple[str, ...], needed: tuple[str, ...]) -> None:
+        """Notes tables that are not known, and those that are needed and not there."""
+        for key in self.raw:
+            if key not in known:
+                self.wrong(key, f"one of {listing(known)}", f'the unknown table or key "{key}"', meant(key, known))
+        for key in needed:
+            if key not in self.raw:
+                self.wrong(key, f"a table [{key}]", "nothing")
 
     def table(self, key: str, known: Iterable[str], within: dict[str, Any] | None = None) -> dict[str, Any]:
         """The table at `key`, after noting what is in it and should not be."""
@@ -170,9 +174,18 @@ class Form:
             return default * 1000
         return int(milli)
 
-    def guards(self) -> Guards:
+    def ends(self, key: str, value: object) -> tuple[float, float] | None:
+        """The two ends of a range."""
+        pair = list(value) if isinstance(value, list) else []
+        if len(pair) != 2 or not all(is_number(end) for end in pair) or not pair[0] < pair[1]:
+            self.wrong(key, "two numbers, the lower first", written(value))
+            return None
+        return float(pair[0]), float(pair[1])
+
+    def guards(self, *known: str) -> Guards:
+        """The limits; `known` are those that matter to the steps, else all of them."""
         names = [item.name for item in dataclass_fields(Guards)]
-        raw = self.table("guards", names)
+        raw = self.table("guards", known or names)
         limits = {
             "floor": (policy.HARD_GUARDS.floor, 10**6),
             "seeds": (policy.HARD_GUARDS.seeds, 10**6),
@@ -187,8 +200,9 @@ class Form:
             }
         )
 
-    def privacy(self) -> Privacy:
-        raw = self.table("privacy", ("epsilon", "delta"))
+    def privacy(self, *more: str) -> Privacy:
+        """Epsilon and delta, where the file has them; `more` are keys of the table that somebody else reads."""
+        raw = self.table("privacy", ("epsilon", "delta", *more))
         if "privacy" not in self.raw:
             return Privacy()
         epsilon = self.milli(
@@ -201,29 +215,50 @@ class Form:
             exponent = 6
         return Privacy(epsilon, exponent)
 
-    def rows(self, brand: Dataset) -> pa.Table | None:
-        """The brand's registered file, if it is still what was registered."""
+    def rows(self, key: str, own: Dataset) -> pa.Table | None:
+        """This party's registered file, named at `key`, if it is still what was registered."""
         try:
-            if not is_unchanged(brand):
-                hint = f"register it again: `tidegate party data add {brand.name} ...`, or put the old file back"
-                self.wrong("data.brand", f"the file of {brand.name} as it was registered", "another one", hint)
+            if not is_unchanged(own):
+                hint = f"register it again: `tidegate party data add {own.name} ...`, or put the old file back"
+                self.wrong(key, f"the file of {own.name} as it was registered", "another one", hint)
                 return None
-            return table.read(brand.path)
+            return table.read(own.path)
         except TidegateError as error:
-            self.wrong("data.brand", f"the registered file of {brand.name}", error.text, error.hint)
+            self.wrong(key, f"the registered file of {own.name}", error.text, error.hint)
             return None
 
-    def column(self, brand: Dataset, rows: pa.Table, key: str, name: str) -> list[str | None] | None:
+    def column(self, own: Dataset, rows: pa.Table, key: str, name: str) -> list[str | None] | None:
+        """The values of a column of this party's, as text, unless its name is wrong."""
         if not name:
             return None
         if name not in rows.column_names:
             hint = meant(name, rows.column_names) or f"its columns: {listing(rows.column_names)}"
-            self.wrong(key, f"a column of {brand.name}", f'"{name}"', hint)
+            self.wrong(key, f"a column of {own.name}", f'"{name}"', hint)
             return None
-        if name in brand.keys.values():
+        if name in own.keys.values():
             self.wrong(key, "a column that is no identifier", f'"{name}"')
             return None
         return table.texts(rows, name)
+
+    def two_values(self, texts: list[str | None], label: Label) -> Counter[str] | None:
+        """How often each value of a label is there, if there are two and the positive one is among them."""
+        counts = Counter(text for text in texts if text is not None)
+        if len(counts) != 2:
+            found = f"{len(counts)} ({listing(sorted(counts), 5)})" if counts else "none"
+            self.wrong(
+                "label.column", f'exactly two different values in "{label.column}"', found, "a label says yes or no"
+            )
+            return None
+        if label.positive and label.positive not in counts:
+            hint = meant(label.positive, counts)
+            self.wrong("label.positive", f"one of {listing(sorted(counts))}", f'"{label.positive}"', hint)
+            return None
+        missing = len(texts) - sum(counts.values())
+        if missing:
+            self.checked.remarks.append(
+                f'{missing} rows have no value in "{label.column}": they take no part in training'
+            )
+        return counts
 
     def chosen(
         self, raw: dict[str, Any], key: str, columns: list[dict[str, Any]], used: set[str], of: str, *, least: int

@@ -424,6 +424,9 @@ def _read_proposal(store: Store, identity: Identity, note: Note) -> list[str]:
     _check_signer(store, contract, note, signature)
     if contract.party(identity.name).identity != identity.public.hex():
         raise DisagreementError("the proposal names another key for this party")
+    if contract.is_horizontal and contract.parties[0].name != note.sender:
+        # To the first client all others have offered their columns, and it alone needs no offer of its own.
+        raise DisagreementError("the proposal comes from another client than the first that it names")
     new = store.put_campaign(contract, note.sender)
     store.add_signature(contract.hash, note.sender, signature)
     if not new:

@@ -37,12 +37,13 @@ from typing import Any
 from tidegate import __version__
 from tidegate.protocols import catalog
 from tidegate.protocols.channel import ConfigError, DisagreementError, PolicyError, TidegateError
-from tidegate.wire.contract import Contract, ContractParty, Guards, Step, signed_bytes
+from tidegate.wire.contract import CLIENT, Contract, ContractParty, Guards, Step, signed_bytes
 from tidegate.wire.identity import verify_signature
 
 from . import models
 from .config import Home
 from .dataset import is_unchanged
+from .horizontal import rules
 from .store import FINAL, Campaign, Store
 
 DEFAULT_GUARDS = Guards(floor=100, seeds=100, train_steps=12, count_noise=10, score_levels=20)
@@ -204,6 +205,7 @@ def is_auto_approved(home: Home, store: Store, campaign: Campaign, now_s: float)
         and len(recent) < auto.per_day
         and not loosened(contract.guards)
         and not rests_on_the_brand(contract.steps)
+        and not rules.needs_a_person(contract)
         and not problems(home, store, contract, now_s)
     )
 
@@ -296,6 +298,8 @@ def _check_shape(home: Home, store: Store, contract: Contract, policy: Policy, n
         raise DisagreementError("the contract names a party that it does not have", "propose it again")
     if len(contract.keys) > 1 and any(catalog.CATALOG[step.protocol].mode in ONE_KEY for step in contract.steps):
         raise DisagreementError("the contract counts people by several keys at once", "propose it with one match key")
+    if contract.is_horizontal:
+        rules.check_shape(contract)
 
 
 def _check_parties(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -351,6 +355,11 @@ def _check_guards(home: Home, store: Store, contract: Contract, policy: Policy, 
 
 
 def _check_audit(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
+    if policy.require_audit and contract.is_horizontal:
+        raise PolicyError(
+            "our policy asks for what an auditor needs, which campaigns between clients do not keep",
+            "see require_audit in policy.toml",
+        )
     if policy.require_audit and not contract.audit:
         raise PolicyError(
             "our policy asks that the brand keeps what an auditor needs", "have it proposed with audit = true"
@@ -359,7 +368,7 @@ def _check_audit(home: Home, store: Store, contract: Contract, policy: Policy, n
 
 def _check_privacy(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
     epsilon = contract.privacy.epsilon_milli / 1000
-    if epsilon > policy.max_epsilon and contract.party(home.name()).role == "media":
+    if epsilon > policy.max_epsilon and contract.party(home.name()).role in ("media", CLIENT):
         raise PolicyError(
             f"the campaign asks for an epsilon of {epsilon:g}, our policy allows {policy.max_epsilon:g} for all "
             "campaigns on one state of a data set",
@@ -391,6 +400,7 @@ _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
         "brand_weight": (1, 10**6),
         "media_weight": (1, 10**6),
     },
+    **rules.SETTINGS,
 }
 # Exactly one of them says how large the audiences of expand are; each value lies in its range.
 AUDIENCES: dict[str, tuple[int, int]] = {"sizes": (1, 50), "people": (50, 10**9), "threshold_milli": (1, 999)}
@@ -414,6 +424,8 @@ def _check_steps(home: Home, store: Store, contract: Contract, policy: Policy, n
         _check_audiences(steps["expand"])
     if "train" in steps:
         _check_training(contract, steps)
+    if "federate" in steps:
+        rules.check_step(contract, steps["federate"])
     _check_joint(contract, steps)
 
 
@@ -486,7 +498,7 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
     features = contract.features.get(me.name, ())
     label, outcome = contract.label, contract.outcome
     asked = (label.column, label.weight, contract.holdout.column, outcome.converted, outcome.spend)
-    own = asked if me.role == "brand" else ()
+    own = asked if me.role in ("brand", CLIENT) else ()
     total = _total_column(contract, me)
     used = [*features, *(column for column in own if column), *total]
     for column in used:
@@ -503,6 +515,8 @@ def _check_data(home: Home, store: Store, contract: Contract, policy: Policy, no
             raise DisagreementError(
                 f"column {column!r} of data set {data.name} has no sum", "propose it with a column of numbers"
             )
+    if contract.is_horizontal:
+        rules.check_own_columns(contract, data)
     _check_offered(store, contract, me)
 
 
@@ -512,20 +526,21 @@ def _total_column(contract: Contract, party: ContractParty) -> tuple[str, ...]:
 
 
 def _check_offered(store: Store, contract: Contract, me: ContractParty) -> None:
-    """Columns that a partner was not shown are not its to ask for. The brand proposes: its own need no offer."""
-    if me.role == "brand":
+    """Columns that a partner was not shown are not its to ask for. The brand or the first client proposes: no offer."""
+    proposer = (contract.parties[0] if contract.is_horizontal else contract.role("brand")).name
+    if me.name == proposer:
         return
-    # Other media are shown nothing of it: what is between the brand and them is not between us and them.
-    brand = contract.role("brand").name
-    offer = store.offer(brand, me.data.name, sent=True)
+    # Others are shown nothing of it: what is between the proposer and them is not between us and them.
+    offer = store.offer(proposer, me.data.name, sent=True)
     if offer is None or offer.commitment != me.data.commitment:
         raise PolicyError(
-            f"data set {me.data.name} as it is now was not offered to {brand}",
-            f"`tidegate party data offer {me.data.name} --to {brand}`, then have it proposed again",
+            f"data set {me.data.name} as it is now was not offered to {proposer}",
+            f"`tidegate party data offer {me.data.name} --to {proposer}`, then have it proposed again",
         )
     shown = {column["name"] for column in offer.columns}
-    if {*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown:
-        raise PolicyError(f"the contract asks for columns that were not offered to {brand}", "refuse it")
+    label = {contract.label.column} - {""} if me.role == CLIENT else set()
+    if {*contract.features.get(me.name, ()), *_total_column(contract, me), *label} - shown:
+        raise PolicyError(f"the contract asks for columns that were not offered to {proposer}", "refuse it")
 
 
 def _check_model(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
@@ -563,6 +578,8 @@ def _check_file(home: Home, store: Store, contract: Contract, policy: Policy, no
             f"the file of data set {data.name} has changed since it was registered",
             "put the old file back, or register and offer the new one and have the campaign proposed again",
         )
+    if contract.is_horizontal:
+        rules.check_own_label(contract, data)
 
 
 def _only(where: str, raw: dict[str, Any], known: set[str]) -> None:

@@ -19,6 +19,7 @@ from tidegate.wire.contract import Contract, Step
 
 from . import policy
 from .agreed import terms
+from .horizontal import rules
 from .store import FINAL, Campaign, Offer, Run, Store
 from .vertical_form import few_columns, hidden_cost
 
@@ -128,9 +129,8 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
     say("")
     for name, text in terms(made).items():
         say(f"{name}: {text}")
-    for party in made.parties:
-        used = made.features.get(party.name, ())
-        say(f"Columns of {party.name}: {', '.join(used) if used else 'none'}")
+    for whose, used in columns(made).items():
+        say(f"Columns of {whose}: {', '.join(used) if used else 'none'}")
     steps(made)
     guards(made)
     learned(made)
@@ -140,14 +140,21 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
         say(f"Not acceptable here: {problem.text}{f' ({problem.hint})' if problem.hint else ''}", "red")
 
 
+def columns(made: Contract) -> dict[str, tuple[str, ...]]:
+    """The columns that a contract uses, by whose they are."""
+    if made.is_horizontal:
+        return {"each client": made.features[made.parties[0].name]}
+    return {party.name: made.features.get(party.name, ()) for party in made.parties}
+
+
 def steps(made: Contract) -> None:
     say("")
     say("Steps", "bold")
     for number, step in enumerate(made.steps, 1):
         entry = CATALOG[step.protocol]
         settings = ", ".join(f"{name} {_setting(value)}" for name, value in sorted(step.settings.items()))
-        brand, media = made.pair(step)
-        between = f", between {brand.name} and {media.name}" if step.media else ""
+        between = " and ".join(party.name for party in made.members(step)) if step.media else ""
+        between = f", between {between}" if between else ""
         say(f"  {number}. {entry.title}{between}{f'  [{settings}]' if settings else ''}")
 
 
@@ -159,24 +166,37 @@ def guards(made: Contract) -> None:
     say("")
     say("Guards", "bold")
     figures = made.guards
-    say(
-        f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; "
-        f"at most {figures.train_steps} training steps; count noise {figures.count_noise}; "
-        f"{figures.score_levels} score levels"
-    )
-    for line in policy.loosened(figures):
+    if made.is_horizontal:
+        group = f"; no group of fewer than {figures.floor} rows of all together" if made.label.column == "" else ""
+        say(f"  nothing of a client with fewer than {made.steps[0].settings['least_rows']} rows{group}")
+    else:
+        say(
+            f"  nothing about fewer than {figures.floor} people; {figures.seeds} or more good customers to learn from; "
+            f"at most {figures.train_steps} training steps; count noise {figures.count_noise}; "
+            f"{figures.score_levels} score levels"
+        )
+    for line in attention(made):
         say(f"  attention: {line}", "yellow")
-    for line in few_columns(made.features.get(made.role("media").name, ()), made.steps) + hidden_cost(made):
-        say(f"  attention: {line}", "yellow")
+
+
+def attention(made: Contract) -> list[str]:
+    """Lines for people who sign: what they might not expect of a contract."""
+    found = policy.loosened(made.guards)
+    if made.is_horizontal:
+        return found + rules.attention(made)
+    return found + few_columns(made.features.get(made.role("media").name, ()), made.steps) + hidden_cost(made)
 
 
 def learned(made: Contract) -> None:
     """Who learns what, and what all of it rests on."""
     say("")
     say("What each one learns", "bold")
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name in (*(party.name for party in made.parties), "coordinator"):
-        say(f"  {name}")
-        for line in made.learns.get(name, ()):
+        groups.setdefault(made.learns.get(name, ()), []).append(name)
+    for lines, names in groups.items():
+        say(f"  {', '.join(names)}{', each' if len(names) > 1 else ''}")
+        for line in lines:
             say(f"    - {line}")
     say("  This rests on")
     for line in dict.fromkeys(line for step in made.steps for line in CATALOG[step.protocol].assumes):

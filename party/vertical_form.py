@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -36,10 +35,14 @@ from tidegate.wire.contract import (
 from . import models, policy
 from .config import Home
 from .data import table
-from .form import TABLES, is_number, listing, meant, written
+from .form import listing, meant, written
 from .store import Campaign, Dataset, Offer, Store
 from .vertical_steps import WITH_EACH, StepsForm
 
+TABLES = (
+    *("campaign", "parties", "data", "match", "label", "features", "holdout", "model", "privacy", "outcome"),
+    *("ranges", "steps", "guards", "learns", "demo"),
+)
 NEEDED = ("campaign", "parties", "data", "match", "steps")
 MOST_MEDIA = 15
 # Fewer seeds than this work, but the model will be coarse.
@@ -50,12 +53,7 @@ class VerticalForm(StepsForm):
     """Makes the contract of a file that names a brand and one media or several."""
 
     def contract(self, home: Home, store: Store, now_s: float) -> Contract | None:
-        for key in self.raw:
-            if key not in TABLES:
-                self.wrong(key, f"one of {listing(TABLES)}", f'the unknown table or key "{key}"', meant(key, TABLES))
-        for key in NEEDED:
-            if key not in self.raw:
-                self.wrong(key, f"a table [{key}]", "nothing")
+        self.tables(TABLES, NEEDED)
         top = self.table("campaign", ("name", "expires_days", "audit"))
         name = self.name(top, "campaign.name", "a name for the campaign") if "campaign" in self.raw else ""
         days = self.integer(top, "campaign.expires_days", 1, policy.MAX_DAYS, 7)
@@ -302,8 +300,14 @@ class VerticalForm(StepsForm):
         raw = self.table("model", ("campaign",))
         if "model" not in self.raw:
             return None
-        named = self.value_text(raw, "model.campaign", "the short name of a campaign that has trained")
-        kept = {each.short: each for each in store.campaigns() if models.is_kept(home, store, each)}
+        named = self.value_text(raw, "model.campaign", "the short name of a campaign that has made it")
+        steps = self.raw.get("steps")
+        makers = models.makers(list(steps) if isinstance(steps, dict) else [])
+        kept = {
+            each.short: each
+            for each in store.campaigns()
+            if all(models.is_kept(home, store, each, maker) for maker in makers)
+        }
         if not named or named not in kept:
             if named:
                 hint = meant(named, kept) or f"kept here: {listing(kept)}; see `tidegate party models list`"
@@ -375,12 +379,10 @@ class VerticalForm(StepsForm):
         found = []
         for party in raw if isinstance(raw, dict) else ():
             columns = self.table(f"ranges.{party}", features.get(party, ()), raw)
-            for column, ends in columns.items():
-                pair = list(ends) if isinstance(ends, list) else []
-                if len(pair) != 2 or not all(is_number(end) for end in pair) or not pair[0] < pair[1]:
-                    self.wrong(f"ranges.{party}.{column}", "two numbers, the lower first", written(ends))
-                else:
-                    found.append(Range(party, column, float(pair[0]), float(pair[1])))
+            for column, value in columns.items():
+                ends = self.ends(f"ranges.{party}.{column}", value)
+                if ends is not None:
+                    found.append(Range(party, column, *ends))
         return tuple(found)
 
     def shards(self, steps: tuple[Step, ...], offers: list[Offer]) -> None:
@@ -420,7 +422,7 @@ class VerticalForm(StepsForm):
             hint = "the media scores the rows that are held out, and must not be told which of its people those are"
             self.wrong("holdout.column", 'a share with mode = "brand"', f'"{holdout.column}"', hint)
         if brand is not None:
-            rows = self.rows(brand)
+            rows = self.rows("data.brand", brand)
             if rows is not None:
                 positive = self.label(brand, rows, label, guards)
                 self.weights(brand, rows, label)
@@ -449,16 +451,8 @@ class VerticalForm(StepsForm):
         texts = self.column(brand, rows, "label.column", label.column)
         if texts is None:
             return None
-        counts = Counter(text for text in texts if text is not None)
-        if len(counts) != 2:
-            found = f"{len(counts)} ({listing(sorted(counts), 5)})" if counts else "none"
-            self.wrong(
-                "label.column", f'exactly two different values in "{label.column}"', found, "a label says yes or no"
-            )
-            return None
-        if label.positive and label.positive not in counts:
-            hint = meant(label.positive, counts)
-            self.wrong("label.positive", f"one of {listing(sorted(counts))}", f'"{label.positive}"', hint)
+        counts = self.two_values(texts, label)
+        if counts is None:
             return None
         if counts[label.positive] < guards.seeds:
             expected = f"at least {guards.seeds} rows with the positive value (guards.seeds)"
@@ -467,11 +461,6 @@ class VerticalForm(StepsForm):
             self.checked.remarks.append(
                 f"{counts[label.positive]} good customers before matching: enough from {guards.seeds} matched ones on, "
                 f"better from {FEW_SEEDS}"
-            )
-        missing = len(texts) - sum(counts.values())
-        if missing:
-            self.checked.remarks.append(
-                f'{missing} rows have no value in "{label.column}": they take no part in training'
             )
         return [text == label.positive for text in texts]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -29,6 +28,7 @@ KEY_KINDS = ("email", "phone", "device", "text")
 KEY_PROFILES = ("plain", "google", "meta", "tiktok", "uid2", "tencent")
 KEY_FORMS = ("clear", "sha256", "md5")
 MAX_CONTRACT_BYTES = 512 * 1024
+FURTHEST = 1e15  # no end of a range lies beyond
 LATEST_S = 253_402_300_799  # the last second of the year 9999, after which no calendar can show it
 _PROPOSE_AGAIN = "ask the proposer to propose it again"
 
@@ -326,8 +326,8 @@ def _texts(value: Any, where: str, longest: int) -> tuple[str, ...]:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _BadError(f"{where}: expected a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= FURTHEST:
+        raise _BadError(f"{where}: expected a number from {-FURTHEST:g} to {FURTHEST:g}")
     return float(value)
 
 
