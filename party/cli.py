@@ -282,6 +282,8 @@ def data_add(
             screen.row(shown, kind, data.keys[kind], data.given.get(kind, "clear"), share, *numbers)
         if shown.row_count:
             console.print(shown)
+        else:
+            say("  no identifiers: it can be trained on with other clients, but not matched (--key email=COLUMN)")
         for kind, found in made.validity.items():
             if found.shapes:
                 say(f"  invalid {kind}: {', '.join(f'{shape} ({rows:,} rows)' for shape, rows in found.shapes)}")

@@ -50,8 +50,6 @@ def parse_keys(keys: list[str]) -> dict[str, str]:
         if kind in found or column in found.values():
             raise ConfigError(f"--key {text!r}: each kind and each column can be given once", "leave one out")
         found[kind] = column
-    if not found:
-        raise ConfigError("a data set needs a key to match people on", "for example --key email=COLUMN")
     return found
 
 
