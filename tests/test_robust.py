@@ -118,6 +118,13 @@ def test_two_that_send_the_same_are_both_named() -> None:
     ]
 
 
+def test_two_that_send_nothing_are_named_once_each() -> None:
+    named = findings(honest(6) | dict.fromkeys(("shop-00", "shop-03"), np.zeros(SIZE)))
+    assert [(finding.name, finding.what) for finding in named] == [
+        (name, "nothing: the model came back as it was given") for name in ("shop-00", "shop-03")
+    ]
+
+
 def test_who_trains_is_not_called_a_free_rider() -> None:
     for seed in range(300):
         assert findings(honest(5, seed, noise=0.05), STEP) == ()

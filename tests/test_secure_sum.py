@@ -283,6 +283,16 @@ def test_members_that_were_shown_different_keys_have_no_sum() -> None:
         add(masked, made, SIZE)
 
 
+def test_a_member_that_shows_two_keys_is_no_go_between_of_others() -> None:
+    """It could else make up for its own two sets of masks, and nobody would know of the other."""
+    of = cohort()
+    made = {name: member(name, of) for name in of.names}
+    keys = {name: each.key() for name, each in made.items()}
+    made["shop-00"].agree(keys)
+    made["shop-01"].agree({**keys, "shop-02": member("shop-02", of, "again").key()})
+    assert made["shop-00"]._pairs["shop-01"] != made["shop-01"]._pairs["shop-00"]
+
+
 def test_nothing_is_masked_before_the_keys_are_there() -> None:
     with pytest.raises(PeerError, match="before the members' keys came"):
         member("shop-00", cohort()).mask(1, MODEL, np.zeros(SIZE, np.uint64))
