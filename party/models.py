@@ -8,7 +8,7 @@ without the other, and each is deleted by its own party alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,18 +113,19 @@ def delete(home: Home, store: Store, model: Kept) -> None:
     store.audit("model deleted", model.campaign.hash, parts=", ".join(model.parts))
 
 
-def needed(contract: Contract) -> tuple[str, ...]:
-    """The steps of the campaign named by [model] whose results a contract uses: train, segment."""
-    if not contract.model:
-        return ()
-    made = {step.step for step in contract.steps} - {_TRAIN}
-    used = {MAKERS[step.step] for step in contract.steps if step.step in MAKERS}
-    return tuple(sorted(used - made)) or (_TRAIN,)
+def makers(steps: Collection[str]) -> tuple[str, ...]:
+    """Which steps of the campaign named by [model] have made what a contract with these steps uses: train, segment."""
+    used = {MAKERS[step] for step in steps if step in MAKERS}
+    return tuple(sorted(used - ({*steps} - {_TRAIN}))) or (_TRAIN,)
+
+
+def _needed(contract: Contract) -> tuple[str, ...]:
+    return makers([step.step for step in contract.steps]) if contract.model else ()
 
 
 def check(home: Home, store: Store, contract: Contract) -> None:
     """Raises unless this party keeps its part of the model that a contract names, and it is one for this contract."""
-    for step in needed(contract):
+    for step in _needed(contract):
         _check_kept(home, store, contract, step)
 
 
@@ -189,7 +190,7 @@ def trains_lookalike(contract: Contract) -> bool:
 def run_used(store: Store, contract: Contract) -> dict[str, str]:
     """What both sides of a session compare besides the runs of the contract: the runs (hex) that made what it uses."""
     named = [one for one in store.campaigns() if contract.model and one.short == contract.model]
-    runs = {step: run for one in named for step in needed(contract) if (run := _made_by(store, one, step)) is not None}
+    runs = {step: run for one in named for step in _needed(contract) if (run := _made_by(store, one, step)) is not None}
     return {_WHAT[step]: run.hex() for step, run in runs.items()}
 
 

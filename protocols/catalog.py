@@ -69,7 +69,8 @@ _TRAIN_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _ASSIGNED = (
     "which group each matched person is in, the groups without names, in each of at most {iterations} iterations of "
-    "each of at most {starts} starts"
+    "each of at most {starts} starts, and each time that a group of fewer than {floor} is left out; where the number "
+    "of groups is left open also of 20,000 people at most for each number that is tried"
 )
 _COMPARED = (
     "how many people are grouped and into how many groups; in each iteration, for each person and pair of groups, "
@@ -299,9 +300,9 @@ _ENTRIES = (
         learns={
             "brand": (
                 _ASSIGNED,
-                "a card of each group of {floor} or more people: how many they are, and of each of the media's granted "
-                "columns the mean or the shares of its values, rounded, in the group and among all; smaller groups are "
-                "merged",
+                "a card of each group of {floor} or more people, smaller ones being merged: how many they are, and of each "
+                "of the media's granted columns the mean, in 3 digits, or the share of each value that {floor} or more "
+                "of them have, in whole percents, beside those of all",
                 "how far the people of all groups are from their group's centre by the media's columns, one figure for "
                 "each start",
             ),
