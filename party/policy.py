@@ -44,6 +44,7 @@ from . import models
 from .config import Home
 from .dataset import is_unchanged
 from .horizontal import rules
+from .segments import budget
 from .store import FINAL, Campaign, Store
 
 DEFAULT_GUARDS = Guards(floor=100, seeds=100, train_steps=12, count_noise=10, score_levels=20)
@@ -548,21 +549,17 @@ def _check_model(home: Home, store: Store, contract: Contract, policy: Policy, n
 
 
 def _check_ledger(home: Home, store: Store, contract: Contract, policy: Policy, now_s: float) -> None:
-    """Whether the media's data set can give away as many optimiser steps as the contract may take."""
+    """Whether the data set can give away what the contract may take: a media's optimiser steps, either's passes."""
     me = contract.party(home.name())
-    if me.role != "media":
-        return
     for index, step in enumerate(contract.steps):
-        if step.step == "train":
-            store.check_room(
-                store.dataset(me.data.name).digest,
-                contract.role("brand").name,
-                "train_steps",
-                optimiser_steps(step),
-                contract.guards.train_steps,
-                contract.hash,
-                index,
-            )
+        if step.step == "train" and me.role == "media":
+            kind, amount, limit = "train_steps", optimiser_steps(step), contract.guards.train_steps
+        elif step.step in ("segment", "assign"):
+            kind, amount, limit = budget.KIND, budget.passes(step), budget.MOST
+        else:
+            continue
+        partner = contract.peer(me.name, step).name
+        store.check_room(store.dataset(me.data.name).digest, partner, kind, amount, limit, contract.hash, index)
 
 
 def optimiser_steps(step: Step) -> int:

@@ -23,6 +23,8 @@ _DOING = {
     "score": "scoring blindly",
     "expand": "looking among other people",
     "measure": "adding up blindly",
+    "segment": "finding groups blindly",
+    "assign": "putting people into groups blindly",
     "federate": "training with all clients",
 }
 

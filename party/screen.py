@@ -488,6 +488,32 @@ def _measure(facts: dict[str, Any]) -> Iterable[str]:
         yield f"cost of a customer brought: {told}"
 
 
+def _segment(facts: dict[str, Any]) -> Iterable[str]:
+    explained = f"{100 * facts['explained']:.0f} %"
+    yield f"{facts['rows']:,} people in {facts['k']} segments, which explain {explained} of how they differ"
+    yield from _segments(facts)
+    if facts["left_out"]:
+        yield f"{facts['left_out']} segments had too few people; they are in the others now"
+    if facts["rule"] == "elbow":
+        yield "no number of segments is found again in another half of the people: take them for a rough division"
+    if facts["stability"] is not None:
+        yield f"agreement between starts: {facts['stability']:.2f} (1 is the same segments each time)"
+
+
+def _assign(facts: dict[str, Any]) -> Iterable[str]:
+    yield f"{facts['rows']:,} people put into the segments of campaign {facts['model']}"
+    yield from _segments(facts)
+    if facts["left_out"]:
+        listed = ", ".join(map(str, facts["left_out"]))
+        yield f"of segment {listed} there were too few: they are in the others"
+
+
+def _segments(facts: dict[str, Any]) -> Iterable[str]:
+    for each in facts["segments"]:
+        name = f" ({each['name']})" if "name" in each else ""
+        yield f"segment {each['number']}{name}: {each['size']:,} people, {each['share']:.0f} %"
+
+
 _SUMMARIES = {
     "doctor": _doctor,
     "match": _match,
@@ -496,6 +522,8 @@ _SUMMARIES = {
     "score": _score,
     "expand": _expand,
     "measure": _measure,
+    "segment": _segment,
+    "assign": _assign,
 }
 
 

@@ -72,6 +72,10 @@ _ASSIGNED = (
     "each of at most {starts} starts, and each time that a group of fewer than {floor} is left out; where the number "
     "of groups is left open also of 20,000 people at most for each number that is tried"
 )
+_PUT = (
+    "which group each matched person is in, to the media without names; and each time that a group of fewer than "
+    "{floor} of these people is left out, into which they come then"
+)
 _COMPARED = (
     "how many people are grouped and into how many groups; in each iteration, for each person and pair of groups, "
     "whether one is nearer than the other, under a mask and at a secret scale of its own, the people in a fresh secret "
@@ -300,9 +304,9 @@ _ENTRIES = (
         learns={
             "brand": (
                 _ASSIGNED,
-                "a card of each group of {floor} or more people, smaller ones being merged: how many they are, and of each "
-                "of the media's granted columns the mean, in 3 digits, or the share of each value that {floor} or more "
-                "of them have, in whole percents, beside those of all",
+                "a card of each group of {floor} or more people, smaller ones being merged: how many they are, and of "
+                "each of the media's granted columns the mean, in 3 digits, or the share of each value that {floor} or "
+                "more of them have, in whole percents, beside those of all",
                 "how far the people of all groups are from their group's centre by the media's columns, one figure for "
                 "each start",
             ),
@@ -323,13 +327,8 @@ _ENTRIES = (
         needs=("match", "segment"),
         title="Put people into the groups that an earlier campaign has found",
         learns={
-            "brand": (
-                "which group each matched person is in; groups of fewer than {floor} of these people are left out",
-            ),
-            "media": (
-                "which group each matched person is in, the groups without names; groups of fewer than {floor} of "
-                "these people are left out",
-            ),
+            "brand": (_PUT,),
+            "media": (_PUT,),
             "coordinator": (*_COORDINATOR, _COMPARED),
         },
         assumes=("each party follows the protocol", _APART),

@@ -14,10 +14,11 @@ import pytest
 
 from tests.three_roles import SEGMENT, play
 from tests.two_tables import BRAND, MEDIA, Tables
-from tidegate.party.segments import segment as step
+from tidegate.party import policy
+from tidegate.party.segments import budget
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.protocols.clustering.kmeans import adjusted_rand
-from tidegate.wire.contract import Range
+from tidegate.wire.contract import Range, Step
 
 KMEANS, ASSIGN = "segment.kmeans@1", "assign.kmeans@1"
 PEOPLE = 900
@@ -205,7 +206,8 @@ def test_both_sides_are_charged_before_anything_is_sent(tmp_path: Path) -> None:
 
 
 def test_no_run_can_ask_for_more_than_a_snapshot_may_give() -> None:
-    assert step.most_passes(k=0, most_k=10, starts=10, iterations=20) <= step.MOST_PASSES
+    settings = {"k": 0, "most_k": policy.SEGMENTS[1], "starts": policy.STARTS[1], "iterations": policy.ITERATIONS[1]}
+    assert budget.passes(Step("segment", KMEANS, {**settings, "brand_weight": 1, "media_weight": 1})) <= budget.MOST
 
 
 def test_a_side_without_a_column_that_varies_says_so(tmp_path: Path) -> None:

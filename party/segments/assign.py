@@ -47,7 +47,7 @@ async def _assigned(job: Job, kept: Facts) -> tuple[IntArray, IntArray, list[int
         raise PolicyError(f"fewer than {floor} people match", "match more people")
     x = columns.apply(recipe, job.columns(recipe.names), rows)
     side = side_of(job, recipe)
-    spend(job, len(centroids))
+    spend(job)
     labels = await side.nearest(x, centroids)
     labels, stay = await merged(side, x, labels, centroids, floor=floor, least=1)
     await comparator.end(side.helper)

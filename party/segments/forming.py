@@ -23,11 +23,12 @@ from tidegate.protocols.clustering import choice, kmeans
 from tidegate.protocols.clustering.box import Box, starting
 from tidegate.protocols.primitives.randomness import Randomness
 
+from .budget import SAMPLE_ITERATIONS, SAMPLE_STARTS
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SAMPLE_ROWS = 20_000
-SAMPLE_STARTS, SAMPLE_ITERATIONS = 3, 10
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,6 @@ class Formed:
     @property
     def sizes(self) -> IntArray:
         return np.bincount(self.labels, minlength=len(self.centroids))
-
-
-def most_passes(k: int, most_k: int, starts: int, iterations: int) -> int:
-    """How often everybody or a sample may be assigned in one `formed`; k = 0: to be chosen, of 2 to most_k."""
-    sampled = 0 if k else (most_k - 1) * (2 * min(starts, SAMPLE_STARTS) * min(iterations, SAMPLE_ITERATIONS) + 2)
-    return sampled + starts * iterations + (k or most_k)
 
 
 async def formed(

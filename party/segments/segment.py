@@ -25,15 +25,10 @@ from tidegate.wire.pairs import COORDINATOR
 from ..aligned import aligned, granted, number
 from ..job import Facts, Job
 from ..results import write_json, write_table
-from . import card_facts, columns, naming
-from .forming import Formed, Side, formed, most_passes
+from . import budget, card_facts, columns, naming
+from .forming import Formed, Side, formed
 
 IntArray = NDArray[np.int64]
-
-BUDGET, MOST_PASSES = "segment passes", 2000
-"""How often the people of one state of a data set may be assigned with one partner, over all campaigns. Each time tells
-either side at most log2(k) bits a person; how much of the other's columns can be had from so many is not known, so the
-limit is a judgement: about three campaigns that choose k, or twenty that name it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,11 @@ def side_of(job: Job, recipe: columns.Recipe) -> Side:
     )
 
 
-def spend(job: Job, passes: int) -> None:
-    """Charges a run before anything is sent: what each iteration tells is told to both sides."""
-    job.reserve(BUDGET, passes, MOST_PASSES)
-    job.charge(BUDGET, passes, MOST_PASSES)
+def spend(job: Job) -> None:
+    """Charges a run before anything is sent: what each pass tells is told to both sides."""
+    passes = budget.passes(job.step)
+    job.reserve(budget.KIND, passes, budget.MOST)
+    job.charge(budget.KIND, passes, budget.MOST)
 
 
 def ranges_of(job: Job) -> dict[str, tuple[float, float]]:
@@ -120,7 +116,7 @@ async def _formed(job: Job) -> tuple[Entered, Formed, list[cards.Trait]]:
     entered = Entered(rows, table, recipe, columns.apply(recipe, table, rows))
     settings = {name: number(job.step, name) for name in ("k", "most_k", "starts", "iterations")}
     side = side_of(job, recipe)
-    spend(job, most_passes(**settings))
+    spend(job)
     order = Randomness(job.contract.hash).permutation(len(rows))
     found = await formed(side, entered.x, **settings, floor=floor, order=order)
     await comparator.end(side.helper)
