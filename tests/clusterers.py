@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.broken_line import BrokenChannel
 from tidegate.protocols.channel import Channel
 from tidegate.protocols.clustering.box import Box
 from tidegate.protocols.clustering.comparator import Seen, comparator, end
@@ -45,6 +46,25 @@ class Lines:
 
     def of(self, number: int) -> list[MemoryChannel]:
         return [self.helpers[number], *self.peers[number].values()]
+
+    def break_(self, direction: str, fault: str, at: int) -> None:
+        """Does `fault` to message `at` of one direction: of party 1 to or from the comparator, or to or from 0."""
+        ends: dict[str, tuple[dict[str, MemoryChannel], str]] = {
+            "from the comparator": (self.there, "1"),
+            "to the lead": (self.peers[1], "0"),
+            "from the lead": (self.peers[0], "1"),
+        }
+        if direction == "to the comparator":
+            self.helpers[1] = _broken(self.helpers[1], fault, at)
+        else:
+            lines, name = ends[direction]
+            lines[name] = _broken(lines[name], fault, at)
+
+
+def _broken(whole: MemoryChannel, fault: str, at: int) -> BrokenChannel:
+    channel = BrokenChannel(whole._outgoing, whole._incoming)
+    channel.fault, channel.at = fault, at
+    return channel
 
 
 async def _play(lines: Lines, parts: Sequence[Part], helper: Callable[..., Awaitable[Any]]) -> list[Any]:
