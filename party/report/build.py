@@ -42,7 +42,8 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
     mine = {step.name: step for step in contract.steps if contract.takes_part(party, step)}
     steps = {name: facts for name in mine if (facts := _read(campaign_dir / name / "facts.json")) is not None}
     me, several = contract.party(party), len(contract.media) > 1
-    peers = [other.name for other in contract.parties if other.name != party and other.role != me.role]
+    others = [other for other in contract.parties if other.name != party]
+    peers = [other.name for other in others if contract.is_horizontal or other.role != me.role]
     report: Facts = {
         "campaign": contract.campaign,
         "party": party,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from . import checkup, effects, people, results, segments, terms, wording
+from . import checkup, effects, federated, people, results, segments, terms, wording
 from .markup import Html, element, joined, text
 from .wording import at, count, share, times
 
@@ -19,6 +19,7 @@ _SECTIONS = (
     ("match", "Match", results.matching),
     ("together", "Together", results.together),
     ("sum", "Sum", results.total),
+    ("training", "Training", federated.trained),
     ("segments", "Segments", segments.segmented),
     ("assigned", "Assigned", segments.assigned),
     ("model", "Model", results.model),
@@ -98,6 +99,7 @@ def _views(report: Report, section: Section) -> Iterable[tuple[str, Report]]:
 def _hero(report: Report) -> Html:
     label, peer = report["label"], report["peer"]
     pill, headline, because = _headline(report)
+    sought = "label" if report["role"] == "client" else "good customers"
     note = element("div", element("p", report["note"]), class_="note") if report.get("note") else ""
     return joined(
         element(
@@ -105,7 +107,7 @@ def _hero(report: Report) -> Html:
             element(
                 "p",
                 f"{report['party']} with {peer}"
-                + (f" · good customers: {label['column']} = {label['positive']}" if label["column"] else ""),
+                + (f" · {sought}: {label['column']} = {label['positive']}" if label["column"] else ""),
                 class_="who",
             ),
             pill,
@@ -128,6 +130,8 @@ def _headline(report: Report) -> tuple[Html, str, str]:
     effect = effects.headline(report)
     if effect is not None:
         return Html(""), *effect
+    if at(report, "federate", "app"):
+        return Html(""), f"{federated.headline(report['federate'])}.", federated.worth(report["federate"])
     kept = "No row left either side. What each party learned is listed below, line by line."
     audiences = at(report, "expand", "sizes")
     if audiences and report["role"] == "media":
@@ -161,7 +165,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _tiles(report: Report) -> list[Html]:
-    tiles = []
+    tiles = federated.tiles(report["federate"]) if at(report, "federate", "app") else []
     several = report.get("media") or {}
     for media, steps in several.items() if len(several) <= _MOST_TILES else ():
         if at(steps, "match", "size") is not None:

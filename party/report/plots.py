@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
+from matplotlib.ticker import MaxNLocator
 
 from .markup import NBSP, Html, text
 from .wording import at, share
@@ -154,6 +155,23 @@ def segment_choice(curve: Sequence[Mapping[str, Any]], chosen: int, strong: floa
         )
 
 
+def rounds(curves: Sequence[tuple[str, Sequence[float]]], name: str, unit: str) -> Html:
+    """One number a round for each of up to two curves, the first of them first in importance."""
+    with context(["default", _SETTINGS]):
+        figure, axes = _figure()
+        for (label, values), colour in zip(curves, (JOINT, ALONE), strict=False):
+            marked = "o-" if len(values) <= _MARKED_ROUNDS else "-"
+            turns = range(1, len(values) + 1)
+            axes.plot(turns, values, marked, color=colour, linewidth=2.4, markeredgecolor=CARD, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set(xlabel="round", ylabel=unit)
+        if len(curves) > 1:
+            axes.legend()
+        said = "; ".join(f"{label}: {values[0]:.4g} to {values[-1]:.4g}" for label, values in curves)
+        return _svg(figure, name, f"Round by round, {unit}. {said}, in {len(curves[0][1])} rounds.")
+
+
+_MARKED_ROUNDS = 30
 _RATES = (0.01, 0.1, 0.001, 0.5, 0.9, 0.99, 0.0001, 0.999, 0.03, 0.3, 0.003, 0.7, 0.02, 0.05, 0.2, 0.005, 0.6, 0.4)
 
 

@@ -29,7 +29,7 @@ from .markup import (
     title,
     two,
 )
-from .wording import UNKNOWN, at, count, decimal, listed, share, signed
+from .wording import UNKNOWN, at, count, decimal, listed, share, short, signed
 
 Report = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -401,5 +401,4 @@ def _value(mark: _Mark, value: float | None) -> str:
             return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
         except OverflowError:
             return UNKNOWN
-    shown = f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
-    return shown.replace("-", "−")
+    return short(value)

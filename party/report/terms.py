@@ -52,7 +52,9 @@ def learned(report: Report) -> Html:
 
 
 def guards(report: Report) -> Html:
-    rows = [Row((name, count(report["guards"][key]), unit)) for key, (name, unit) in _GUARDS.items()]
+    # Of several holders of the same columns no other guard is asked.
+    in_force = ("floor",) if "federate" in _steps(report) else tuple(_GUARDS)
+    rows = [Row((_GUARDS[key][0], count(report["guards"][key]), _GUARDS[key][1])) for key in in_force]
     rows += _privacy(report)
     protocols = [CATALOG[step["protocol"]] for step in report["protocols"]]
     assumed = dict.fromkeys(line for entry in protocols for line in entry.assumes)
@@ -71,16 +73,21 @@ def _privacy(report: Report) -> list[Row]:
     asked = report.get("privacy") or {}
     if not asked.get("epsilon_milli"):
         return []
-    what = (
-        f"epsilon, at a delta of 10^−{asked['delta_exponent']}, of one media’s matched people in insight and training "
-        "together; hold-out rows and scores are not part of it"
-    )
+    of = "one media’s matched people in insight and training together; hold-out rows and scores are not part of it"
+    if "federate" in _steps(report):
+        of = "all rounds together"
+    what = f"epsilon, at a delta of 10^−{asked['delta_exponent']}, of {of}"
     rows = [Row(("Differential privacy", f"{asked['epsilon_milli'] / 1000:g}", what))]
     spent = [facts["privacy"]["spent"] for facts in report.values() if isinstance(facts, dict) and "privacy" in facts]
     if spent:
-        told = "epsilon that all campaigns with this brand have spent on this state of your data"
+        with_whom = "" if "federate" in _steps(report) else " with this brand"
+        told = f"epsilon that all campaigns{with_whom} have spent on this state of your data"
         rows.append(Row(("Spent so far", f"{max(spent):.2f}", told)))
     return rows
+
+
+def _steps(report: Report) -> set[str]:
+    return {step["step"] for step in report["protocols"]}
 
 
 def cost(report: Report) -> Html:

@@ -36,6 +36,13 @@ def decimal(number: float | None, digits: int) -> str:
     return UNKNOWN if number is None else f"{number:.{digits}f}".replace("-", "−")
 
 
+def short(number: float | None) -> str:
+    """Three digits, whole from a thousand on."""
+    if number is None:
+        return UNKNOWN
+    return (f"{number:,.0f}" if 1000 <= abs(number) < 1e15 else f"{number:.3g}").replace("-", "−")
+
+
 def signed(number: float, digits: int = 3) -> str:
     """With its sign, and with a digit more where a small number would look like none."""
     if 0 < abs(number) < 0.5 * 10**-digits:
