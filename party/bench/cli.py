@@ -1,4 +1,4 @@
-"""`tidegate bench match|tokens|insight|train|score|expand|accuracy|privacy|rivals|naive|kernel`."""
+"""`tidegate bench match|tokens|insight|segment|train|score|expand|federate|accuracy|privacy|rivals|naive|kernel`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,29 @@ def insight(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = Fal
     _measure("insight", rows, as_json, media_features=features)
 
 
+@bench_app.command("segment")
+def segment(
+    rows: Rows = 100_000,
+    brand_features: Features = 10,
+    media_features: Features = 10,
+    k: Annotated[int, typer.Option(min=0, max=10, help="Segments, 2 or more; 0: the people choose, of 2 to 8.")] = 5,
+    starts: Annotated[int, typer.Option(min=1, max=10, help="Starts, of which the best is kept.")] = 1,
+    iterations: Annotated[int, typer.Option(min=1, max=20, help="Iterations of a start at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Segments of matched rows by both sides' columns, the coordinator comparing; overlapping groups of people."""
+    _measure(
+        "segment",
+        rows,
+        as_json,
+        brand_features=brand_features,
+        media_features=media_features,
+        steps=iterations,
+        k=k,
+        starts=starts,
+    )
+
+
 @bench_app.command("train")
 def train(
     rows: Rows = 100_000,
@@ -98,6 +121,30 @@ def score(
 def expand(rows: Rows = 100_000, features: Features = 20, as_json: AsJson = False) -> None:
     """Audiences among the media's other people."""
     _measure("expand", rows, as_json, media_features=features)
+
+
+@bench_app.command("federate")
+def federate(
+    clients: Annotated[int, typer.Option(min=3, max=20, help="Parties that hold the same columns.")] = 5,
+    rows: Annotated[int, typer.Option(min=1_500, max=10_000_000, help="People at each of them.")] = 20_000,
+    features: Annotated[int, typer.Option(min=1, max=300, help="Columns.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="At most; fewer where nothing changes any more.")] = 20,
+    app: Annotated[str, typer.Option(help="What is trained: logistic or kmeans.")] = "logistic",
+    as_json: AsJson = False,
+) -> None:
+    """One model over the rows of many clients, by secure sums; says what a round takes."""
+    from .federate import Load, bench
+
+    if app not in ("logistic", "kmeans"):
+        raise ConfigError(f"--app is {app!r}, expected logistic or kmeans")
+    load = Load(clients, rows, features, rounds, app)
+    if as_json:
+        typer.echo(json.dumps(bench(load)))
+        return
+    console = Console()
+    with console.status(f"Training {app} with {clients} clients: {clients + 1} processes and their workers ..."):
+        figures = bench(load)
+    console.print(_table("federate", figures))
 
 
 @bench_app.command("rivals")
@@ -237,6 +284,8 @@ def _measure(
     mode: str = "both",
     engine: str = "oprf",
     cached: bool = False,
+    k: int = 5,
+    starts: int = 1,
 ) -> None:
     # The measurement pulls in what only it needs.
     from .run import Load, bench
@@ -245,7 +294,7 @@ def _measure(
     if not kinds or not set(kinds) <= {"email", "phone"} or len(set(kinds)) != len(kinds):
         raise ConfigError(f"--keys is {keys!r}, expected email, phone or both", "for example --keys phone,email")
     sizes = (rows, peer_rows, overlap_percent, brand_features, media_features, steps)
-    load = Load(step, *sizes, kinds, mode, engine, cached)
+    load = Load(step, *sizes, kinds, mode, engine, cached, k, starts)
     if as_json:
         typer.echo(json.dumps(bench(load)))
         return

@@ -1,5 +1,7 @@
 """Runs one step between a coordinator and two nodes on generated data and measures it at both parties.
 
+In the step segment the coordinator plays a part itself, and its memory is measured too.
+
 What is measured is what a user waits for: from the node's order to its worker, which reads its rows from disk, until
 the result is committed on disk at both parties. Steps that the measured one needs run before it and are not counted.
 """
@@ -26,14 +28,16 @@ from . import generate
 
 LONGEST_S = 3 * 3600.0
 MATCHED_FOR_EXPAND = 20_000
+GROUPS = 5  # of people, where segments are to find out how many
 _NAME, _AGAIN = "bench", "bench-again"
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to measure. rows: at the brand for match, matched for train, score and insight, other people for expand.
+    """What to measure. rows: at the brand for match, other people for expand, matched for all others.
 
-    cached: of score, by the model of an earlier campaign that has scored the same rows.
+    cached: of score, by the model of an earlier campaign that has scored the same rows. k (0: to be chosen), starts and
+    steps (iterations) are those of segment.
     """
 
     step: str
@@ -47,6 +51,8 @@ class Load:
     mode: str = "both"
     engine: str = "oprf"
     cached: bool = False
+    k: int = 5
+    starts: int = 1
 
 
 def bench(load: Load) -> dict[str, Any]:
@@ -70,16 +76,16 @@ def _bench(load: Load, folder: Path) -> dict[str, Any]:
         for party in stage.names:
             stage.start_node(party)
         if load.cached:
-            _wait(stage, _NAME)
+            wait(stage, _NAME)
             file.write_text(_again(load, campaign_state(stage.home("brand"), _NAME).short))
             stage.campaign("brand", "propose", str(file), "--yes")
             stage.party("media", "approve", _AGAIN, "--yes")
-        began = {name: _cpu_s(process.pid) for name, process in stage.processes.items()}
-        peak = _PeakMemory(stage)
+        began = {name: cpu_seconds(process.pid) for name, process in stage.processes.items()}
+        peak = PeakMemory(stage, *(["coordinator"] if load.step == "segment" else []))
         name = _AGAIN if load.cached else _NAME
-        _wait(stage, name)
+        wait(stage, name)
         peaks = peak.stop()
-        cpu_s = {name: round(_cpu_s(process.pid) - began[name], 2) for name, process in stage.processes.items()}
+        cpu_s = {name: round(cpu_seconds(process.pid) - began[name], 2) for name, process in stage.processes.items()}
     figures = {**_figures(load, stage, name), "peak_rss_mb": max(peaks.values()), "peak_rss_mb_by_party": peaks}
     return {"step": load.step, **figures, "cpu_s": cpu_s, "rows": load.rows, **_given(load), **machine()}
 
@@ -94,6 +100,7 @@ def write_data(load: Load, folder: Path) -> None:
         common=common,
         brand_features=load.brand_features,
         media_features=load.media_features,
+        groups=(load.k or GROUPS) if load.step == "segment" else 1,
     )
 
 
@@ -110,8 +117,12 @@ def _given(load: Load) -> dict[str, Any]:
     if load.step == "match":
         matched = {"mode": load.mode, "engine": load.engine, "keys": list(load.keys)}
         return {"peer_rows": load.peer_rows, "overlap_percent": load.overlap_percent, **matched}
-    steps = {"steps": load.steps} if load.step == "train" else {}
-    return {"brand_features": load.brand_features, "media_features": load.media_features, **steps}
+    given: dict[str, Any] = {"brand_features": load.brand_features, "media_features": load.media_features}
+    if load.step == "train":
+        given["steps"] = load.steps
+    elif load.step == "segment":
+        given |= {"k": load.k, "starts": load.starts, "most_iterations": load.steps}
+    return given
 
 
 def campaign_text(load: Load) -> str:
@@ -122,6 +133,7 @@ def campaign_text(load: Load) -> str:
     settings = {
         "train": f"steps = {steps}\n{lookalike}l2 = 1\n",
         "expand": "sizes = [5, 10]\n",
+        "segment": f"k = {load.k or json.dumps('auto')}\nstarts = {load.starts}\niterations = {load.steps}\n",
     }
     keys = ", ".join(f'"{kind}"' for kind in load.keys)
     # A match uses no columns but the keys.
@@ -129,6 +141,10 @@ def campaign_text(load: Load) -> str:
         '[label]\ncolumn = "good"\npositive = "1"\n\n[features]\nbrand = "all"\nmedia = "all"\n\n'
         "[holdout]\nshare = 10\n\n"
     )
+    if load.step == "segment":
+        named = {"brand": load.brand_features, "media": load.media_features}
+        listed = {party: json.dumps([generate.column(j) for j in range(count)]) for party, count in named.items()}
+        columns = f"[features]\nbrand = {listed['brand']}\nmedia = {listed['media']}\n\n"
     return (
         f'[campaign]\nname = "{_NAME}"\nexpires_days = 1\n\n[parties]\nbrand = "brand"\nmedia = "media"\n\n'
         '[data]\nbrand = "customers"\nmedia = "people"\n\n'
@@ -145,7 +161,7 @@ def _again(load: Load, short: str) -> str:
     return f'{text}[model]\ncampaign = "{short}"\n\n[steps.match]\n[steps.{load.step}]\n'
 
 
-def _wait(stage: Loopback, name: str) -> None:
+def wait(stage: Loopback, name: str) -> None:
     deadline = time.monotonic() + LONGEST_S
     while True:
         campaigns = [campaign_state(stage.home(party), name) for party in stage.names]
@@ -162,7 +178,7 @@ def _wait(stage: Loopback, name: str) -> None:
 
 def _figures(load: Load, stage: Loopback, name: str) -> dict[str, Any]:
     """Seconds from the first order to the last commit, and every frame's bytes once."""
-    starts, ends, sent = [], [], []
+    starts, ends, sent, received = [], [], [], []
     for party in stage.names:
         store = Store(stage.home(party).store_db)
         campaign = store.campaign(name)
@@ -173,6 +189,7 @@ def _figures(load: Load, stage: Loopback, name: str) -> dict[str, Any]:
         starts.append(events[0].at_s)
         ends.append(events[-1].at_s)
         sent.append(run.sent)
+        received.append(run.received)
         facts = json.loads((stage.home(party).results(campaign.short, load.step) / "facts.json").read_text())
     figures: dict[str, Any] = {"seconds": round(max(ends) - min(starts), 3), "bytes": sum(sent)}
     if "streaming_s" in facts:
@@ -182,30 +199,49 @@ def _figures(load: Load, stage: Loopback, name: str) -> dict[str, Any]:
         figures["bytes_down_per_row"] = round(sent[-1] / load.rows, 1)
     if load.step == "match":
         figures["bytes_per_row"] = round(sum(sent) / max(load.rows, load.peer_rows), 1)
+    if load.step == "segment":
+        figures |= _of_segments(facts, load, sum(sent), sum(received))
     return figures
 
 
-class _PeakMemory:
-    """Samples the resident memory of each node and the workers below it; keeps the largest sum at each party."""
+def _of_segments(facts: dict[str, Any], load: Load, sent: int, received: int) -> dict[str, Any]:
+    """What the media's facts say of a clustering. bytes_received: by both parties, nearly all from the coordinator."""
+    starts, sizes = facts["starts"], [segment["size"] for segment in facts["segments"]]
+    iterations = sum(start["iterations"] for start in starts)
+    figures = {
+        "segments": len(sizes),
+        "sizes": sizes,
+        "iterations": iterations,
+        "converged": all(start["converged"] for start in starts),
+        "explained": facts["explained"],
+        "bytes_received": received,
+    }
+    if load.k:
+        figures["bytes_per_row_and_iteration"] = round(sent / load.rows / iterations, 1)
+    return figures
 
-    def __init__(self, stage: Loopback) -> None:
+
+class PeakMemory:
+    """Samples the resident memory of the nodes, and of others, with the workers below them; keeps each one's largest."""
+
+    def __init__(self, stage: Loopback, *others: str) -> None:
         self._stage, self._over = stage, threading.Event()
-        self._peak_kb = dict.fromkeys(stage.names, 0)
+        self._peak_kb = dict.fromkeys((*stage.names, *others), 0)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            for party in self._stage.names:
-                process = self._stage.processes.get(party)
+            for name in self._peak_kb:
+                process = self._stage.processes.get(name)
                 if process is not None:
-                    self._peak_kb[party] = max(self._peak_kb[party], _resident_kb(process.pid))
+                    self._peak_kb[name] = max(self._peak_kb[name], _resident_kb(process.pid))
 
     def stop(self) -> dict[str, float]:
-        """MiB by party."""
+        """MiB by name."""
         self._over.set()
         self._thread.join()
-        return {party: round(peak_kb / 1024, 1) for party, peak_kb in self._peak_kb.items()}
+        return {name: round(peak_kb / 1024, 1) for name, peak_kb in self._peak_kb.items()}
 
 
 def _resident_kb(pid: int) -> int:
@@ -219,7 +255,7 @@ def _resident_kb(pid: int) -> int:
     return own + sum(_resident_kb(int(child)) for child in children)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process and of its descendants that have ended; 0 once it is gone."""
     try:
         # After the name, which may hold anything: state, then numbers; 11 to 14 are the times.
