@@ -20,6 +20,7 @@ CLEAR = 0.25
 AVERAGE = "like everybody"
 _AMOUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COUNTED = re.compile(r"^(?:n|no|num|nr|cnt|count|number|total)(?: of)? (?P<what>.+)$|^(?P<of>.+) (?:count|cnt)$")
+_ASKED, _DONE = re.compile(r"^(?:is|was|has|had) "), frozenset({"bought", "active", "paid", "won", "lost", "sold"})
 _YES, _NO = frozenset({"yes", "true", "1", "y"}), frozenset({"no", "false", "0", "n"})
 # Columns that "high" and "low" sound odd with: what is said of much and of little.
 _COMPARED = {
@@ -120,7 +121,7 @@ def _of_category(trait: Trait, label: int, deviation: float, shared: set[str]) -
     lower = text.casefold()
     labels = {each.casefold() for each in trait.labels}
     if len(labels) == 2 and labels & _YES and labels & _NO:
-        return column if lower in _YES else f"no {column}"
+        return _is_so(column) if lower in _YES else _is_not_so(column)
     if lower == "other":
         return ""
     if text.isdigit() and int(text) < len(_AMOUNTS) and _is_plural(column):
@@ -128,6 +129,17 @@ def _of_category(trait: Trait, label: int, deviation: float, shared: set[str]) -
     if lower in shared or len(text) < 3 or not any(each.isalpha() for each in text):
         return f"{column}: {text}"
     return text
+
+
+def _is_so(column: str) -> str:
+    return _ASKED.sub("", column)
+
+
+def _is_not_so(column: str) -> str:
+    """ "no newsletter", "not active", "not subscribed" """
+    plain = _is_so(column)
+    asks_how = column.startswith(("is ", "was ")) or plain.endswith("ed") or plain in _DONE
+    return f"not {plain}" if asks_how else f"no {plain}"
 
 
 def _of_number(trait: Trait, j: int, deviation: float) -> str:
