@@ -78,7 +78,7 @@ def client_app(load: Callable[[Context], Site], done: Callable[[Outcome], None] 
 
     @app.query("terms")
     def terms(message: Message, context: Context) -> Message:
-        context.state["tidegate"] = ConfigRecord({"number": 0, "hash": b""})
+        context.state["tidegate"] = ConfigRecord({"number": 0, "hash": b"", "released": False})
         return Message(holding(context).terms(), reply_to=message)
 
     def answer(message: Message, context: Context) -> Message:
@@ -90,11 +90,18 @@ def client_app(load: Callable[[Context], Site], done: Callable[[Outcome], None] 
 
     @app.query("release")
     def release(message: Message, context: Context) -> Message:
+        # What came out waits where Flower keeps it, because its own engines give the next message to any process.
+        for name in ("turn", "model", "curves"):
+            if name in message.content:
+                context.state[name] = message.content[name]
         return Message(holding(context).release(message.content, _seen(context)), reply_to=message)
 
     @app.query("close")
     def close(message: Message, context: Context) -> Message:
-        outcome = holding(context).close(message.content, _seen(context))
+        seen = _seen(context)
+        if not seen["released"]:
+            raise PeerError("the coordinator closes the run before it has released a model", "start a new run")
+        outcome = holding(context).close(message.content, seen, _outcome_in(context.state))
         holdings.clear()
         done(outcome)
         return Message(RecordDict(), reply_to=message)
@@ -212,7 +219,7 @@ class _Holding:
 
     def _verify_turn(self, content: RecordDict, seen: ConfigRecord) -> int:
         number = _taken(content, "turn", "number", int)
-        if self._outcome is not None or number != int(str(seen["number"])) + 1:
+        if seen["released"] or number != int(str(seen["number"])) + 1:
             raise PeerError("the coordinator's question is repeated or out of turn", "start a new run")
         return number
 
@@ -255,17 +262,14 @@ class _Holding:
                 raise DisagreementError("the model that the coordinator releases does not follow from the answers")
         else:
             self._voucher.check(number - 1, _bytes_of(seen), _vouched_in(content))
-            self._outcome = given
         self._site.part.verify(given.model)
         model = asked_hash(Question("query.release", given.model, 0))
-        seen.update({"number": number, "hash": model})
+        seen.update({"number": number, "hash": model, "released": True})
         return RecordDict({"signed": ConfigRecord({"vouch": self._voucher.vouch(number, model, b"")})})
 
-    def close(self, content: RecordDict, seen: ConfigRecord) -> Outcome:
-        if self._outcome is None:
-            raise PeerError("the coordinator closes the run before it has released a model")
+    def close(self, content: RecordDict, seen: ConfigRecord, given: Outcome) -> Outcome:
         self._voucher.check(int(str(seen["number"])), _bytes_of(seen), _vouched_in(content))
-        return self._outcome
+        return self._outcome or given
 
 
 def _bytes_of(seen: ConfigRecord) -> bytes:

@@ -1,0 +1,1 @@
+"""Ten shops train one model, as a Flower app."""
