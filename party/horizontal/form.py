@@ -320,7 +320,7 @@ class HorizontalForm(Form):
                     self.wrong(key, 'it only with app = "logistic"', 'app "kmeans"', "groups are made without a label")
             return Label("", ""), Holdout("", "", 0)
         raw = self.table("label", ("column", "positive"))
-        holdout = Holdout("", "", self.integer(self.table("holdout", ("share",)), "holdout.share", 5, 80, 30))
+        holdout = Holdout("", "", self.integer(self.table("holdout", ("share",)), "holdout.share", *rules.HELD_OUT, 30))
         if "label" not in self.raw:
             self.wrong("label", "a table [label] with column and positive", "nothing", "it says who is a good customer")
             return Label("", ""), holdout

@@ -19,6 +19,8 @@ UNITS = ("none", "row", "client")
 """Whose part of a round differential privacy hides, by the setting `unit`."""
 FEWEST_ROBUST = 5
 MOST_COLUMNS = 300
+HELD_OUT = (5, 40)
+"""In percent of the rows of each client: more of them are trained on than held out."""
 LEAST_ROWS = 1000
 """A contract that asks less of each client than this is never approved without a person."""
 OF_TWO = "of two, each could take its own part off the sum and would have the other's"
@@ -54,10 +56,13 @@ def check_shape(contract: Contract) -> None:
     for what, there in vertical.items():
         if there:
             raise DisagreementError(f"a contract between clients cannot have {what}", "propose it again without")
-    labelled = bool(contract.label.column and contract.label.positive and contract.holdout.percent)
-    if labelled != (step.protocol == LOGISTIC):
+    labelled = bool(contract.label.column and contract.label.positive)
+    percents = range(HELD_OUT[0], HELD_OUT[1] + 1) if step.protocol == LOGISTIC else (0,)
+    if labelled != (step.protocol == LOGISTIC) or contract.holdout.percent not in percents:
         raise DisagreementError(
-            "logistic regression needs a label and rows held out, K-means has neither", "propose it again"
+            f"logistic regression needs a label and {HELD_OUT[0]} to {HELD_OUT[1]} % of the rows held out, K-means has "
+            "neither",
+            "propose it again",
         )
     check_cohort(contract)
     check_columns(contract)
