@@ -5,6 +5,9 @@ so that no column gives a taste away and more columns give more. Whether a perso
 probability logistic in the tastes, about one in ten. The brand's columns mix mostly the first two tastes, the media's
 mostly the last two: a joint model really gains.
 
+Where groups are asked for, each person belongs to one, and a group's people have tastes around a centre of their own.
+Centres lie little further apart than the people around them: the groups overlap, and no party alone sees all of them.
+
 E-mail addresses differ between the parties in case and blanks, telephone numbers in how they are written. Numbers come
 from the whole North American plan with made-up digits: they are for measuring on one machine, not for dialling.
 """
@@ -23,18 +26,28 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 TASTES = 4
+GROUPS_APART = 2.0  # standard deviation of the groups' centres; people are 1 around theirs
 AREA_CODES = (212, 213, 312, 404, 415, 512, 617, 713, 808, 917)
 BLOCK = 1 << 18
 
 
 def write(
-    folder: Path, *, rows: int, peer_rows: int, common: int, brand_features: int, media_features: int, seed: int = 1
+    folder: Path,
+    *,
+    rows: int,
+    peer_rows: int,
+    common: int,
+    brand_features: int,
+    media_features: int,
+    groups: int = 1,
+    seed: int = 1,
 ) -> None:
     """Writes brand.parquet (rows) and media.parquet (peer_rows) with `common` people in both, in random orders."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     mixes = {"brand": _mix(rng, brand_features, first=True), "media": _mix(rng, media_features, first=False)}
     taste_seed, weights = int(rng.integers(2**62)), np.array([1.0, -0.8, 0.9, 0.7])
+    centres = GROUPS_APART * rng.standard_normal((groups, TASTES)) if groups > 1 else np.zeros((1, TASTES))
     people = {
         "brand": rng.permutation(rows),
         "media": rng.permutation(np.concatenate([np.arange(common), np.arange(rows, rows + peer_rows - common)])),
@@ -43,14 +56,20 @@ def write(
         with _writer(folder / f"{party}.parquet", party, mixes[party].shape[1]) as writer:
             for start in range(0, len(ids), BLOCK):
                 block = ids[start : start + BLOCK]
-                tastes = _tastes(taste_seed, block)
+                # Not the number alone: e-mail addresses and telephone numbers follow from that.
+                tastes = _tastes(taste_seed, block) + centres[block // 7 % groups]
                 columns = _identifiers(block, messy=party == "brand")
                 values = tastes @ mixes[party] + rng.standard_normal((len(block), mixes[party].shape[1]))
-                columns |= {f"f{j:03d}": pa.array(values[:, j]) for j in range(values.shape[1])}
+                columns |= {column(j): pa.array(values[:, j]) for j in range(values.shape[1])}
                 if party == "brand":
                     chance = 1 / (1 + np.exp(2.6 - tastes @ weights))
                     columns["good"] = pa.array((rng.random(len(block)) < chance).astype(np.int8))
                 writer.write_table(pa.table(columns))
+
+
+def column(number: int) -> str:
+    """What a party's column of this number, from 0, is called."""
+    return f"f{number:03d}"
 
 
 def _mix(rng: np.random.Generator, features: int, first: bool) -> FloatArray:
@@ -95,7 +114,7 @@ def _identifiers(people: IntArray, messy: bool) -> dict[str, pa.Array]:
 
 
 def _writer(path: Path, party: str, features: int) -> pq.ParquetWriter:
-    fields = [("email", pa.string()), ("phone", pa.string()), *((f"f{j:03d}", pa.float64()) for j in range(features))]
+    fields = [("email", pa.string()), ("phone", pa.string()), *((column(j), pa.float64()) for j in range(features))]
     if party == "brand":
         fields.append(("good", pa.int8()))
     return pq.ParquetWriter(path, pa.schema(fields))

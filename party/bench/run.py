@@ -222,7 +222,7 @@ def _of_segments(facts: dict[str, Any], load: Load, sent: int, received: int) ->
 
 
 class PeakMemory:
-    """Samples the resident memory of the nodes, and of others, with the workers below them; keeps each one's largest."""
+    """Samples the resident memory of the nodes and of `others`, with the workers below them; keeps the largest."""
 
     def __init__(self, stage: Loopback, *others: str) -> None:
         self._stage, self._over = stage, threading.Event()
