@@ -65,7 +65,7 @@ SAMPLE_ROWS = (1000, 200_000)
 PREFIX_BITS = (0, 20)
 OTHERS_PER_SEED = (1, 100)
 CONTROL_PERCENT = (0, 50)
-SEGMENTS, ITERATIONS, STARTS = (2, 10), (1, 20), (1, 10)
+SEGMENTS, ITERATIONS, STARTS = (2, 10), (1, 100), (1, 10)
 NEED_LABEL = frozenset({"insight", "train"})
 # Modes in which the parties do not both learn which rows an earlier key has matched.
 ONE_KEY = frozenset({"size", "sum"})
