@@ -501,7 +501,8 @@ def _segment(facts: dict[str, Any]) -> Iterable[str]:
 
 
 def _assign(facts: dict[str, Any]) -> Iterable[str]:
-    yield f"{facts['rows']:,} people put into the segments of campaign {facts['model']}"
+    of = f"of campaign {facts['model']}" if facts["model"] else "found before"
+    yield f"{facts['rows']:,} people put into the segments {of}"
     yield from _segments(facts)
     if facts["left_out"]:
         listed = ", ".join(map(str, facts["left_out"]))
@@ -514,6 +515,20 @@ def _segments(facts: dict[str, Any]) -> Iterable[str]:
         yield f"segment {each['number']}{name}: {each['size']:,} people, {each['share']:.0f} %"
 
 
+def _federate(facts: dict[str, Any]) -> Iterable[str]:
+    rows, clients = facts["rows"], len(facts["clients"])
+    held_out = f", {rows['holdout']:,} held out" if rows["holdout"] else ""
+    yield f"{rows['all']:,} rows of {clients} clients; {rows['train']:,} of them trained on here{held_out}"
+    ended = "until nothing was left to gain" if facts["converged"] else "as many as were agreed"
+    yield f"{facts['rounds']} rounds, {ended}; {facts['round_ms']:.0f} ms each"
+    own = facts.get("own") or {}
+    if own:
+        yield f"AUC {own['auc']:.3f} on own rows held out, {own['auc_alone']:.3f} with a model of own rows alone"
+    for group in facts.get("segments", ()):
+        yield f"group {group['number']}: about {group['size']:,.0f} rows of all clients, {group['own']:,} here"
+    yield from _spent(facts)
+
+
 _SUMMARIES = {
     "doctor": _doctor,
     "match": _match,
@@ -524,6 +539,7 @@ _SUMMARIES = {
     "measure": _measure,
     "segment": _segment,
     "assign": _assign,
+    "federate": _federate,
 }
 
 

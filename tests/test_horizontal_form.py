@@ -182,7 +182,7 @@ MISTAKES = {
     "column twice": ('"age", "visits"', '"age", "age"', "features.columns", "each column once"),
     "no column": ('["age", "visits", "member"]', "[]", "features.columns", "found an empty list"),
     "one text": ('["age", "visits", "member"]', '"age"', "features.columns", '"all" or a list'),
-    "range left out": ("age = [18, 90]\n", "", "ranges.age", "from what is registered and offered: age = [18, 90]"),
+    "range left out": ("age = [18, 90]\n", "", "ranges.age", "suggests age = [18, 90]"),
     "range of a flag": ("member = [0, 1]\n", "", "ranges.member", "member = [0, 1]"),
     "range of nothing": ("age = [18, 90]", "age = [18, 90]\nincome = [0, 1]", "ranges.income", "found the unknown key"),
     "range backwards": ("age = [18, 90]", "age = [90, 18]", "ranges.age", "the lower first"),

@@ -4,7 +4,7 @@
 [parties]             clients: 3 to 64 names of parties, the one that proposes among them
 [data]                clients: the data set of all that have no line of their own; NAME: that of one client
 [label]               column, positive: who is a good customer (logistic)
-[features]            columns: a list, or "all" (default), which is what all clients have
+[features]            columns: a list, or "all" (default): the numbers, and true and false, of all clients
 [ranges]              column = [low, high], for each column: values beyond are cut to it
 [holdout]             share in percent (default 30; logistic)
 [privacy]             epsilon, delta (default 1e-6), unit: client or row (logistic)
@@ -337,22 +337,21 @@ class HorizontalForm(Form):
             )
             return label, holdout
         own = next((one.data for one in entered if one.party == me), None)
-        if own is not None:
-            self.own_label(store.dataset(own.name), me, label)
-        for one in entered:
-            self.offered_label(one, label, me)
+        if own is not None and self.is_own_label(store.dataset(own.name), me, label):
+            for one in entered:
+                self.offered_label(one, label)
         return label, holdout
 
-    def own_label(self, own: Dataset, me: str, label: Label) -> None:
+    def is_own_label(self, own: Dataset, me: str, label: Label) -> bool:
+        """Whether this party's own rows have the label, after noting why not."""
         rows = self.rows(f"data.{me}", own)
         texts = self.column(own, rows, "label.column", label.column) if rows is not None else None
-        if texts is not None:
-            self.two_values(texts, label)
+        return texts is not None and self.two_values(texts, label) is not None
 
-    def offered_label(self, one: Entered, label: Label, me: str) -> None:
-        """Notes a label whose values at another client cannot be those of the file."""
-        values = one.columns[label.column]["categories"] if label.column else []
-        if one.party != me and values and label.positive and label.positive not in values:
+    def offered_label(self, one: Entered, label: Label) -> None:
+        """Notes a label whose values at a client cannot be those of the file; rare values are not in offers."""
+        values = one.columns[label.column]["categories"]
+        if len(values) > 1 and label.positive and label.positive not in values:
             hint = "all clients have to call it the same"
             self.wrong(
                 "label.positive", f"a value of {one.party}'s {label.column} ({listing(values)})", label.positive, hint
@@ -420,8 +419,8 @@ class HorizontalForm(Form):
                     found.append(Range("", name, *ends))
                 continue
             shown = _offered([one.columns[name] for one in entered if name in one.columns])
-            hint = f"from what is registered and offered: {_toml_key(name)} = {shown}" if shown else ""
-            self.wrong(f"ranges.{name}", "[low, high] for each column: no row says it", "nothing", hint)
+            hint = f"what the clients have shown suggests {_toml_key(name)} = {shown}" if shown else ""
+            self.wrong(f"ranges.{name}", "[low, high] for each column that all enter", "nothing", hint)
         return tuple(found)
 
 
