@@ -131,7 +131,7 @@ def fit(
             dropped.append(name)
             continue
         made.append(found)
-        total += float(_matrix(found, rows_of, rows).var(axis=0).sum())
+        total += _variance(found, rows_of, rows)
     if not made:
         raise ConfigError(
             "no column of this party varies among the matched people, so none can tell segments apart",
@@ -196,6 +196,15 @@ def _matrix(column: Column, rows_of: pa.Table, rows: IntArray) -> FloatArray:
     return np.nan_to_num(np.clip(z, -CLIP_SD, CLIP_SD), nan=0.0)[:, None] * column.scale
 
 
+def _variance(column: Column, rows_of: pa.Table, rows: IntArray) -> float:
+    """Of all of the column's part of the matrix together."""
+    if column.kind != "category" or column.ordinal:
+        return float(_matrix(column, rows_of, rows).var())
+    shares = np.array(column.shares)
+    known = float(np.mean(codes_of(column, rows_of, rows) >= 0))
+    return known * (1 - float(shares @ shares)) * column.scale**2
+
+
 def _check(column: Column, rows_of: pa.Table) -> None:
     """Raises ConfigError unless the table still has the column, holding what it held when the recipe was made."""
     values = table.column(rows_of, column.name)
@@ -251,9 +260,9 @@ def _fit_number(
     outer = min(max(floor / len(there), OUTER), 0.5)
     low, high = declared if declared is not None else np.quantile(there, (outer, 1 - outer), method="nearest").tolist()
     clipped = np.clip(there, low, high)
-    _, counts = np.unique(clipped, return_counts=True)
     mean, sd = float(clipped.mean()), float(clipped.std())
-    if len(clipped) - int(counts.max()) < floor or sd <= abs(mean) * 1e-12:
+    # A value that more than half have is the median.
+    if np.count_nonzero(clipped != np.median(clipped)) < floor or sd <= abs(mean) * 1e-12:
         return None
     box = (-CLIP_SD, CLIP_SD)
     if declared is not None:
