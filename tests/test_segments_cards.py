@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.both_roles import spoken
-from tidegate.protocols.channel import DisagreementError, PeerError
+from tests.broken_line import FAULTS, play_broken
+from tidegate.protocols.channel import DisagreementError, PeerError, TidegateError
 from tidegate.protocols.clustering import cards
 from tidegate.protocols.simulate import play
 
@@ -188,3 +189,32 @@ def test_a_column_twice_is_refused() -> None:
 
     ended, *_ = asyncio.run(spoken(lambda channel: cards.receive(channel, 2, ("column", "other")), media))
     assert isinstance(ended, PeerError)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_line_gives_an_error_or_the_right_cards(fault: str, at: int) -> None:
+    try:
+        got, _ = play_broken(
+            lambda channel: cards.receive(channel, 2, ("column", "other")),
+            lambda channel: cards.send(channel, TRAITS, 2),
+            fault,
+            1,
+            at,
+        )
+    except TidegateError:
+        return
+    found = {trait.name: trait for trait in got}
+    for trait in TRAITS:
+        np.testing.assert_array_equal(found[trait.name].values, trait.values)
+
+
+def test_the_transcript_depends_on_columns_and_labels_only() -> None:
+    async def sent(traits: list[cards.Trait]) -> list[tuple[str, int]]:
+        *_, media = await spoken(
+            lambda channel: cards.receive(channel, 2, ("column",)), lambda ch: cards.send(ch, traits, 2)
+        )
+        return [(kind, len(data)) for kind, data in media.sent]
+
+    shapes = [asyncio.run(sent([category(counts)])) for counts in ([[80, 70], [90, 60]], [[0, 900], [55, 2]])]
+    assert shapes[0] == shapes[1]
