@@ -113,8 +113,10 @@ def _privacy(made: Contract) -> str:
     if not made.is_horizontal:
         return f"{figures}, for what training and insight release"
     settings = made.steps[0].settings
-    unit, clip = rules.UNITS[whole(settings["unit"])], whole(settings["clip_milli"]) / 1000
-    return f"{figures}, for one {unit} in all rounds together; what a {unit} adds to a round is cut to length {clip:g}"
+    unit = next(name for name, number in rules.UNITS.items() if number == settings["unit"])
+    whose = {"row": "any one row", "client": "all rows of any one client"}[unit]
+    clip = whole(settings["clip_milli"]) / 1000
+    return f"{figures}, for {whose} in the whole training; a row counts at most {clip:g} times a usual one"
 
 
 def _helper(made: Contract) -> str:

@@ -90,15 +90,40 @@ _COHORT = (
     "parts off a sum"
 )
 _OWN_ROWS = "each client enters its own rows and follows the protocol: a false update spoils the model of all"
-_FEDERATED_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
+_BLIND_SUMS = (
+    "no client's part of any of these: they come masked, and nobody can read a sum over fewer than all clients"
+)
+_SUMS_OF_ALL = (
+    "once, over the rows of all clients that are trained on: how many there are, how many have the label, and for each "
+    "two columns the sum of their products, which gives means, deviations and correlations",
+    "in each of at most {rounds} rounds the model, how well it fits all these rows, and for each column one sum that "
+    "says where it should move",
+    "with each of these models, of the rows that all clients hold out, how many with and without the label have a "
+    "score in each of 256 classes",
+)
+_NOISY_SUMS = (
+    "sums over all clients of which every number has noise, as much as the contract's epsilon asks for: once of the "
+    "columns, their squares and the label, once of the products of each two columns; in each of at most {rounds} "
+    "rounds, with the model, one number for each column",
+    "at the end, with noise too, how many of the rows that all clients hold out have a score in each of 64 classes, "
+    "with and without the label",
+)
+_GROUP_SUMS = (
+    "once, over the rows of all clients: how many there are, and mean and deviation of each column",
+    "in each of at most {rounds} rounds, and while small groups are given up, the centres, how many rows of all "
+    "clients are nearest to each, also of a group with fewer than {floor}, and how far all rows are from them together",
+    "the sum over a group's rows for each column, only of groups that {floor} or more rows of all clients are in",
+)
+_ROBUST_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "robust": {
         "coordinator": (
-            "the update of each client in each round, in the clear: outliers can only be left out where updates are "
-            "seen",
+            "all of this of each client by itself, in the clear and in each round: outliers can only be left out where "
+            "updates are seen",
         ),
     },
     "secure": {
-        "coordinator": ("the sum of all clients' updates in each round, and of no client its own",),
+        "client": (_BLIND_SUMS,),
+        "coordinator": (_BLIND_SUMS,),
     },
 }
 _MEASURED = (
@@ -528,18 +553,29 @@ _ENTRIES = (
         step="federate",
         needs=(),
         title="Train one logistic model over the rows of all clients, which stay where they are",
-        learns={
-            "client": (
-                "the model, after each of at most {rounds} rounds",
-                "in each round over how many rows of all clients it was computed, the mean loss, and how well it ranks "
-                "the rows held out",
-            ),
-            "coordinator": (*_COORDINATOR, "the model after each round, as the clients do"),
-        },
+        learns={"client": _SUMS_OF_ALL, "coordinator": (*_COORDINATOR, *_SUMS_OF_ALL)},
         assumes=(_OWN_ROWS, _COHORT),
         helper=True,
         horizontal=True,
-        granted=_FEDERATED_GRANTS,
+        granted=_ROBUST_GRANTS,
+    ),
+    Entry(
+        name="federate.private-logistic@1",
+        step="federate",
+        needs=(),
+        title="Train one logistic model over the rows of all clients with differential privacy",
+        learns={
+            "client": (*_NOISY_SUMS, _BLIND_SUMS),
+            "coordinator": (*_COORDINATOR, *_NOISY_SUMS, _BLIND_SUMS),
+        },
+        assumes=(
+            _OWN_ROWS,
+            "each client adds its share of the noise: the epsilon holds against the coordinator and one client "
+            "together, and is larger the more clients leave theirs out",
+            _COHORT,
+        ),
+        helper=True,
+        horizontal=True,
     ),
     Entry(
         name="federate.kmeans@1",
@@ -547,16 +583,12 @@ _ENTRIES = (
         needs=(),
         title="Split the rows of all clients into groups by common centres (horizontal K-means)",
         learns={
-            "client": (
-                "the centres of the groups after each of at most {rounds} rounds, and in how many rows of all clients "
-                "they found themselves; at the end those of {floor} or more rows, rounded",
-            ),
-            "coordinator": (*_COORDINATOR, "the centres and sizes of the groups after each round, as the clients do"),
+            "client": (*_GROUP_SUMS, _BLIND_SUMS),
+            "coordinator": (*_COORDINATOR, *_GROUP_SUMS, _BLIND_SUMS),
         },
         assumes=(_OWN_ROWS, _COHORT),
         helper=True,
         horizontal=True,
-        granted=_FEDERATED_GRANTS,
     ),
 )
 

@@ -22,7 +22,7 @@ from tidegate.party.agreed import terms
 from tidegate.party.horizontal import form, rules
 from tidegate.party.store import Campaign
 from tidegate.protocols.channel import CarrierError, DisagreementError, PolicyError, TidegateError
-from tidegate.protocols.horizontal import kmeans, logistic
+from tidegate.protocols.horizontal import kmeans, logistic, private_logistic
 from tidegate.protocols.horizontal.task import FEWEST_ROBUST
 from tidegate.wire.contract import (
     Contract,
@@ -105,7 +105,7 @@ def test_a_right_file_becomes_the_contract_it_says(street: Street) -> None:
     assert contract.ranges == (Range("", "age", 18, 90), Range("", "visits", 0, 30), Range("", "member", 0, 1))
     assert (contract.label, contract.holdout) == (Label("bought", "yes"), Holdout("", "", 20))
     settings = {"rounds": 10, "least_rows": 1000, "secure": 1, "l2_milli": 1000, "robust": 0}
-    assert contract.steps[0].settings == {**settings, "clip_milli": 0, "unit": 0}
+    assert contract.steps[0].settings == settings
     assert contract.helper == street.first.home.coordinator_identity().hex()
     for name, shop in street.shops.items():
         assert contract.party(name).data.commitment == shop.store.dataset("people").commitment
@@ -132,8 +132,9 @@ def test_a_client_can_have_a_data_set_of_another_name(street: Street) -> None:
 def test_privacy_and_its_unit_are_in_the_contract(street: Street) -> None:
     contract = contract_of(street, PRIVATE)
     assert contract.privacy == Privacy(2000, 6)
-    assert contract.steps[0].settings["clip_milli"] == 1000
-    assert contract.steps[0].settings["unit"] == 2
+    settings = {"rounds": 10, "least_rows": 1000, "secure": 1, "l2_milli": 1000, "clip_milli": 1000, "unit": 2}
+    assert (contract.steps[0].protocol, contract.steps[0].settings) == (rules.PRIVATE, settings)
+    assert all("noise" in line for line in contract.learns["shop-b"][:-1])
     row = contract_of(street, PRIVATE.replace('"client"', '"row"').replace("rounds = 10", "rounds = 10\nclip = 0.5"))
     assert (row.steps[0].settings["clip_milli"], row.steps[0].settings["unit"]) == (500, 1)
 
@@ -144,7 +145,7 @@ def test_a_robust_mean_of_five_is_in_the_contract_and_pointed_out(five: Street) 
     assert checked.contract.steps[0].settings["robust"] == 1
     assert checked.contract.steps[0].settings["secure"] == 0
     assert any("sees each client's updates in the clear" in line for line in checked.remarks)
-    seen = "the update of each client in each round, in the clear"
+    seen = "of each client by itself, in the clear and in each round"
     assert any(seen in line for line in checked.contract.learns["coordinator"])
 
 
@@ -217,7 +218,7 @@ MISTAKES = {
 }
 del MISTAKES["privacy without unit"]
 PRIVACY_MISTAKES = {
-    "no unit": (PRIVATE.replace('unit = "client"', ""), "privacy.unit", "whose part of a round the noise hides"),
+    "no unit": (PRIVATE.replace('unit = "client"', ""), "privacy.unit", "whose part in all rounds the noise hides"),
     "unknown unit": (PRIVATE.replace('"client"', '"clients"'), "privacy.unit", 'did you mean "client"'),
     "epsilon": (PRIVATE.replace("2.0", "0.01"), "privacy.epsilon", "0.1 to 20"),
     "delta": (PRIVATE.replace("2.0", "2.0\ndelta = 0.1"), "privacy.delta", "1e-5 to 1e-12"),
@@ -258,7 +259,7 @@ def test_a_mistake_in_other_files_is_told_too(street: Street, text: str, key: st
 
 def test_with_robust_there_is_no_privacy(five: Street) -> None:
     lines = told(five, ROBUST + '[privacy]\nepsilon = 2.0\nunit = "client"\n')
-    assert any(": privacy: expected it only without robust" in line for line in lines)
+    assert any(": steps.federate.robust: expected it only without [privacy]" in line for line in lines)
 
 
 def test_every_mistake_is_listed_with_its_line(street: Street) -> None:
@@ -338,6 +339,10 @@ def test_the_bounds_are_those_that_the_apps_accept() -> None:
     bounds = rules.SETTINGS[rules.LOGISTIC]
     for rounds, l2 in zip(bounds["rounds"], bounds["l2_milli"], strict=True):
         logistic.Settings(columns=rules.MOST_COLUMNS, rounds=rounds, l2_milli=l2, least_rows=bounds["least_rows"][0])
+    for at, bound in enumerate(("least", "most")):
+        settings = {name: limits[at] for name, limits in rules.SETTINGS[rules.PRIVATE].items() if name != "secure"}
+        made = private_logistic.Settings(columns=rules.MOST_COLUMNS, multiplier_milli=1000, clients=3, **settings)
+        assert made.secure, bound
     bounds = rules.SETTINGS[rules.KMEANS]
     for rounds, k in zip(bounds["rounds"], bounds["k"], strict=True):
         kmeans.Settings(columns=rules.MOST_COLUMNS, rounds=rounds, k=k, least_rows=bounds["least_rows"][0])
@@ -428,14 +433,9 @@ DEVIATIONS: dict[str, tuple[Callable[[Contract], Contract], type[TidegateError],
     "fewer settings": (lambda c: without_setting(c, "secure"), DisagreementError, "step federate has the settings"),
     "bare sums": (lambda c: with_settings(c, secure=0), DisagreementError, "one of the two"),
     "robust of three": (lambda c: with_settings(c, robust=1, secure=0), PolicyError, "a robust mean of 3 clients"),
-    "clip alone": (lambda c: with_settings(c, clip_milli=1000), DisagreementError, "needs a clip and a unit"),
-    "unit alone": (lambda c: with_settings(c, unit=1), DisagreementError, "needs a clip and a unit"),
-    "epsilon alone": (lambda c: replace(c, privacy=Privacy(2000)), DisagreementError, "needs a clip and a unit"),
-    "epsilon": (
-        lambda c: replace(with_settings(c, clip_milli=1, unit=1), privacy=Privacy(5000)),
-        PolicyError,
-        "asks for an epsilon of 5",
-    ),
+    "clip": (lambda c: with_settings(c, clip_milli=1000), DisagreementError, "step federate has the settings"),
+    "epsilon alone": (lambda c: replace(c, privacy=Privacy(2000)), DisagreementError, "which adds the noise"),
+    "epsilon": (lambda c: replace(c, privacy=Privacy(5000)), PolicyError, "asks for an epsilon of 5"),
     "learns": (lambda c: replace(c, learns={**c.learns, "coordinator": ()}), DisagreementError, "does not say truly"),
     "no label": (lambda c: replace(c, label=Label("", "")), DisagreementError, "needs a label"),
     "other label": (lambda c: replace(c, label=Label("nothing", "yes")), DisagreementError, "has none such"),
@@ -489,16 +489,19 @@ def test_a_contract_that_deviates_is_refused_with_the_reason(
 def test_kmeans_has_no_privacy_and_no_label(street: Street) -> None:
     contract = contract_of(street, GROUPS)
     found = problems(street, replace(contract, privacy=Privacy(1000)))
-    assert [one.text for one in found] == ["K-means has no differential privacy"]
+    assert any("which adds the noise" in one.text for one in found)
     found = problems(street, replace(contract, label=Label("bought", "yes")))
     assert any("K-means has neither" in one.text for one in found)
     assert any("secure is not" in one.text for one in problems(street, with_settings(contract, secure=0)))
 
 
-def test_a_robust_contract_of_five_cannot_have_privacy_too(five: Street) -> None:
-    contract = contract_of(five, ROBUST)
-    private = replace(with_settings(contract, clip_milli=1000, unit=2), privacy=Privacy(2000))
-    assert any("no noise is shared out" in one.text for one in problems(five, private))
+def test_private_training_has_an_epsilon_a_clip_and_a_unit(street: Street) -> None:
+    contract = contract_of(street, PRIVATE)
+    assert any("which adds the noise" in one.text for one in problems(street, replace(contract, privacy=Privacy())))
+    for change in ({"clip_milli": 0}, {"unit": 0}, {"unit": 3}, {"secure": 0}):
+        found = problems(street, with_settings(contract, **change))
+        assert any("is not a whole number from" in one.text for one in found), change
+    assert any("has the settings" in one.text for one in problems(street, with_settings(contract, robust=0)))
 
 
 def test_what_was_not_offered_to_the_first_cannot_be_asked_for(own_street: Street) -> None:
@@ -651,7 +654,7 @@ def test_a_contract_is_shown_in_whole_to_who_signs(street: Street, text: str, mo
     for said in ("shop-b (this party)", "client", "Columns of each client: age, visits, member", "added up blindly"):
         assert said in page
     assert page.count("shop-a, shop-b, shop-c, each") == 1
-    assert ("epsilon 2, delta 1e-6, for one client" in page) == (text == PRIVATE)
+    assert ("epsilon 2, delta 1e-6, for all rows of any one client" in page) == (text == PRIVATE)
     assert "not acceptable" not in page.lower()
     status = screen.status(shop.store, known, "shop-b")
     assert [step["step"] for step in status["steps"]] == ["federate"]
@@ -665,7 +668,7 @@ def test_the_terms_say_what_is_trained_with_whom_how_hidden_and_how_private(five
     assert "Differential privacy" not in said
     assert said["Ranges"].startswith("age 18 to 90")
     private = terms(contract_of(five, ALL_FIVE + '[privacy]\nepsilon = 0.5\nunit = "row"\n'))
-    assert private["Differential privacy"].startswith("epsilon 0.5, delta 1e-6, for one row in all rounds together")
+    assert private["Differential privacy"].startswith("epsilon 0.5, delta 1e-6, for any one row in the whole training")
 
 
 def test_differences_to_the_last_contract_are_told(tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ from tidegate.wire.contract import (
     DataSet,
     Holdout,
     Label,
-    Privacy,
     Range,
     Step,
 )
@@ -54,10 +53,11 @@ TABLES = (
 )
 NEEDED = ("campaign", "parties", "data", "ranges", "steps")
 APPS = {"logistic": rules.LOGISTIC, "kmeans": rules.KMEANS}
-ROUNDS = {rules.LOGISTIC: 30, rules.KMEANS: 20}
+ROUNDS = {rules.LOGISTIC: 30, rules.PRIVATE: 30, rules.KMEANS: 20}
 L2, CLIP = 1, 1
 OF_STEP = {
     rules.LOGISTIC: ("app", "rounds", "l2", "robust", "secure", "clip", "least_rows"),
+    rules.PRIVATE: ("app", "rounds", "l2", "robust", "secure", "clip", "least_rows"),
     rules.KMEANS: ("app", "k", "rounds", "robust", "secure", "least_rows"),
 }
 
@@ -92,7 +92,7 @@ class HorizontalForm(Form):
         protocol = self.protocol()
         label, holdout = self.label_and_holdout(protocol, store, entered, me)
         privacy = self.privacy("unit")
-        step = self.step(protocol, clients, entered, holdout, privacy)
+        step = self.step(protocol, clients, entered, holdout)
         columns = self.features(entered, label, me)
         ranges = self.ranges(entered, columns)
         if self.checked.mistakes:
@@ -219,15 +219,13 @@ class HorizontalForm(Form):
         own = raw.get("federate")
         app = own.get("app") if isinstance(own, dict) else None
         if isinstance(app, str) and app in APPS:
-            return APPS[app]
+            return rules.PRIVATE if "privacy" in self.raw and APPS[app] == rules.LOGISTIC else APPS[app]
         if isinstance(own, dict):
             found = "nothing" if app is None else written(app)
             self.wrong("steps.federate.app", f"one of {listing(APPS)}", found, meant(str(app), APPS))
         return rules.LOGISTIC
 
-    def step(
-        self, protocol: str, clients: list[str], entered: list[Entered], holdout: Holdout, privacy: Privacy
-    ) -> Step:
+    def step(self, protocol: str, clients: list[str], entered: list[Entered], holdout: Holdout) -> Step:
         raw = self.raw["steps"] if isinstance(self.raw.get("steps"), dict) else {}
         own = self.table("steps.federate", OF_STEP[protocol], raw)
         limits = rules.SETTINGS[protocol]
@@ -242,13 +240,16 @@ class HorizontalForm(Form):
                 self.wrong("steps.federate.k", "how many groups: a whole number from 2 to 32", "nothing")
             else:
                 settings["k"] = self.integer(own, "steps.federate.k", *limits["k"], 2)
-            if privacy.epsilon_milli:
+            if "privacy" in self.raw:
                 self.wrong("privacy", 'it only with app = "logistic"', 'app "kmeans"', "centres get no noise")
             return Step("federate", protocol, settings)
         expected = "a number from 0.001 to 1000000, with three decimals at most"
         settings["l2_milli"] = self.milli(own, "steps.federate.l2", *limits["l2_milli"], expected, L2)
-        settings["robust"] = robust
-        return Step("federate", protocol, {**settings, **self.noise(own, robust, privacy)})
+        if protocol == rules.PRIVATE:
+            return Step("federate", protocol, {**settings, **self.noise(own)})
+        if "clip" in own:
+            self.wrong("steps.federate.clip", "it only with [privacy]", written(own["clip"]))
+        return Step("federate", protocol, {**settings, "robust": robust})
 
     def least_rows(self, own: dict[str, Any], protocol: str, entered: list[Entered], holdout: Holdout) -> int:
         least = self.integer(
@@ -277,6 +278,10 @@ class HorizontalForm(Form):
             hint = "centres are sums over rows; the middle of several clients' is the centre of no group"
             self.wrong("steps.federate.robust", 'it only with app = "logistic"', 'app "kmeans"', hint)
             return 0
+        if protocol == rules.PRIVATE:
+            hint = "the noise is shared out among the clients, and the middle of them has no share of it"
+            self.wrong("steps.federate.robust", "it only without [privacy]", "both", hint)
+            return 0
         if len(clients) < rules.FEWEST_ROBUST:
             hint = "of fewer, the middle is one client's own update"
             self.wrong("steps.federate.robust", f"{rules.FEWEST_ROBUST} clients or more", str(len(clients)), hint)
@@ -294,24 +299,16 @@ class HorizontalForm(Form):
             self.wrong("steps.federate.secure", "true without robust", "false", hint)
         return 0 if robust else 1
 
-    def noise(self, own: dict[str, Any], robust: int, privacy: Privacy) -> dict[str, int | list[int]]:
-        """The settings of differential privacy, 0 without it."""
-        raw = self.raw.get("privacy")
-        if not privacy.epsilon_milli or not isinstance(raw, dict):
-            if "clip" in own:
-                self.wrong("steps.federate.clip", "it only with [privacy]", written(own["clip"]))
-            return {"clip_milli": 0, "unit": 0}
-        if robust:
-            hint = "the noise is shared out among the clients, and the middle of them has no share of it"
-            self.wrong("privacy", "it only without robust", "both", hint)
-        unit, known = raw.get("unit"), rules.UNITS[1:]
+    def noise(self, own: dict[str, Any]) -> dict[str, int | list[int]]:
+        """The settings of differential privacy beside epsilon and delta."""
+        raw = self.raw["privacy"] if isinstance(self.raw["privacy"], dict) else {}
+        unit, known = raw.get("unit"), tuple(rules.UNITS)
         if unit not in known:
-            what = "one of row, client: whose part of a round the noise hides"
+            what = "row or client: whose part in all rounds the noise hides"
             self.wrong("privacy.unit", what, "nothing" if unit is None else written(unit), meant(str(unit), known))
         expected = "a number from 0.001 to 1000, with three decimals at most"
-        low, high = 1, rules.SETTINGS[rules.LOGISTIC]["clip_milli"][1]
-        clip = self.milli(own, "steps.federate.clip", low, high, expected, CLIP)
-        return {"clip_milli": clip, "unit": known.index(unit) + 1 if unit in known else 0}
+        clip = self.milli(own, "steps.federate.clip", *rules.SETTINGS[rules.PRIVATE]["clip_milli"], expected, CLIP)
+        return {"clip_milli": clip, "unit": rules.UNITS[str(unit)] if unit in known else 0}
 
     def label_and_holdout(self, protocol: str, store: Store, entered: list[Entered], me: str) -> tuple[Label, Holdout]:
         if protocol == rules.KMEANS:

@@ -12,11 +12,11 @@ from tidegate.wire.contract import LEAST_CLIENTS, Contract, Outcome, Step, Total
 from ..data import table
 from ..store import Dataset
 
-LOGISTIC, KMEANS = "federate.logistic@1", "federate.kmeans@1"
+LOGISTIC, PRIVATE, KMEANS = "federate.logistic@1", "federate.private-logistic@1", "federate.kmeans@1"
 ROBUST = ("none", "median", "trimmed mean")
 """What a setting `robust` of 0, 1, 2 stands for."""
-UNITS = ("none", "row", "client")
-"""Whose part of a round differential privacy hides, by the setting `unit`."""
+UNITS = {"row": 1, "client": 2}
+"""Whom differential privacy hides, and the setting `unit` that says so."""
 FEWEST_ROBUST = 5
 MOST_COLUMNS = 300
 HELD_OUT = (5, 40)
@@ -32,8 +32,14 @@ SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
         "l2_milli": (1, 10**9),
         "secure": (0, 1),
         "robust": (0, len(ROBUST) - 1),
-        "clip_milli": (0, 10**6),
-        "unit": (0, len(UNITS) - 1),
+        "least_rows": (100, 2**24),
+    },
+    PRIVATE: {
+        "rounds": (1, 100),
+        "l2_milli": (1, 10**9),
+        "secure": (1, 1),
+        "clip_milli": (1, 10**6),
+        "unit": (min(UNITS.values()), max(UNITS.values())),
         "least_rows": (100, 2**24),
     },
     KMEANS: {"k": (2, 32), "rounds": (1, 20), "secure": (1, 1), "least_rows": (100, 2**24)},
@@ -57,8 +63,8 @@ def check_shape(contract: Contract) -> None:
         if there:
             raise DisagreementError(f"a contract between clients cannot have {what}", "propose it again without")
     labelled = bool(contract.label.column and contract.label.positive)
-    percents = range(HELD_OUT[0], HELD_OUT[1] + 1) if step.protocol == LOGISTIC else (0,)
-    if labelled != (step.protocol == LOGISTIC) or contract.holdout.percent not in percents:
+    percents = range(HELD_OUT[0], HELD_OUT[1] + 1) if step.protocol != KMEANS else (0,)
+    if labelled != (step.protocol != KMEANS) or contract.holdout.percent not in percents:
         raise DisagreementError(
             f"logistic regression needs a label and {HELD_OUT[0]} to {HELD_OUT[1]} % of the rows held out, K-means has "
             "neither",
@@ -127,16 +133,11 @@ def check_step(contract: Contract, step: Step) -> None:
         raise DisagreementError(
             "the contract has to hide each client's updates or to be robust, one of the two", "propose it again"
         )
-    private = bool(contract.privacy.epsilon_milli)
-    if step.protocol == KMEANS:
-        if private:
-            raise DisagreementError("K-means has no differential privacy", "propose it without [privacy]")
-    elif private != bool(step.settings["clip_milli"]) or private != bool(step.settings["unit"]):
+    if bool(contract.privacy.epsilon_milli) != (step.protocol == PRIVATE):
         raise DisagreementError(
-            "differential privacy needs a clip and a unit, and these need it", "propose it with all of them, or none"
+            f"the contract has an epsilon if and only if its step is {PRIVATE}, which adds the noise",
+            "propose it again",
         )
-    if private and robust:
-        raise DisagreementError("with robust no noise is shared out among the clients", "propose it without [privacy]")
 
 
 def needs_a_person(contract: Contract) -> bool:
