@@ -1,8 +1,8 @@
 """`tidegate demo`: a whole campaign on this machine, and what a person who holds both sides' data can say about it.
 
-Beside what the two parties learn, the demo has both tables at hand. It uses them for two yardsticks that no party
-could have: the same model fitted on the pooled clear-text tables, and, where the labels of the media's people are
-known (truth.parquet), how good the found audience really is.
+Beside what the two parties learn, the demo has both tables at hand. It uses them for yardsticks that no party could
+have: the same model and the same segments from the pooled clear-text tables, and, where the labels of the media's
+people are known (truth.parquet), how good the found audience really is.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 
 from tidegate.protocols.channel import ConfigError
+from tidegate.protocols.clustering.kmeans import adjusted_rand
 
 from .. import quality, report
 from ..aligned import read_rows, read_split
 from ..data import features, table
 from ..report.wording import verdict
+from ..segments import columns
 from ..store import Campaign, Event, Run, Store
 from . import records
 from .loopback import PARTIES, DataSet, Loopback, is_over, loopback
@@ -262,6 +265,8 @@ def both_sides(stage: Loopback, campaign: Campaign, setting: Setting, data: Path
     plain = trained is not None and trained.protocol == "train.fourier-lr@1" and not trained.settings["balance"]
     if plain and not campaign.contract.label.weight:
         extra["pooled"] = _pooled(campaign, places[brand], places[media], tables, setting)
+    if "segment" in steps:
+        extra["pooled_segments"] = _pooled_segments(places[brand], places[media], tables)
     if "expand" in steps and (data / "truth.parquet").is_file():
         extra["expand_truth"] = _truth(campaign, places[media], data)
     return extra
@@ -283,6 +288,26 @@ def _pooled(campaign: Campaign, at_brand: Path, at_media: Path, tables: dict[str
     fitted = LogisticRegression(C=1 / facts["l2"], max_iter=10_000, tol=1e-8).fit(x[split == 1], y[split == 1])
     z = fitted.decision_function(x[split == 2])
     return {"auc": quality.auc(y[split == 2], z), "log_loss": quality.log_loss(y[split == 2], z)}
+
+
+def _pooled_segments(at_brand: Path, at_media: Path, tables: dict[str, Any]) -> Facts:
+    """scikit-learn's K-means on both parties' columns side by side, best of several starts, beside what came out."""
+    parts = []
+    for role, place in (("brand", at_brand), ("media", at_media)):
+        recipe = columns.Recipe.from_json(_json(place / "segment" / "model.json")["segments"]["recipe"])
+        parts.append(columns.apply(recipe, tables[role], read_rows(place / "match")))
+    x = np.hstack(parts)
+    found = pq.read_table(at_brand / "segment" / "segments.parquet", columns=["row", "segment"])
+    number_of = np.zeros(tables["brand"].num_rows, np.int64)
+    number_of[found["row"].to_numpy()] = found["segment"].to_numpy()
+    blind = number_of[read_rows(at_brand / "match")]
+    groups = [x[blind == number] for number in np.unique(blind)]
+    inertia = sum(float(((group - group.mean(axis=0)) ** 2).sum()) for group in groups)
+    pooled = KMeans(len(groups), n_init=10, max_iter=100, tol=0, random_state=0).fit(x)
+    return {
+        "agreement": adjusted_rand(blind, pooled.labels_.astype(np.int64)),
+        "looser": inertia / float(pooled.inertia_) - 1,
+    }
 
 
 def _truth(campaign: Campaign, at_media: Path, data: Path) -> Facts:
@@ -313,6 +338,8 @@ def summarise(console: Console, facts: Facts, path: Path, seconds: float) -> Non
             f"[bold]{m['size']:,}[/] people are known to both: of {m['brand_rows']:,} customers of the brand and "
             f"{m['media_rows']:,} people of the media. Nobody else was named to anybody."
         )
+    if "segment" in facts:
+        lines += _segment_lines(facts["segment"])
     if "train" in facts:
         lines += _train_lines(facts["train"], facts["peer"])
     if "score" in facts:
@@ -332,6 +359,20 @@ def _train_lines(train: Facts, peer: str) -> list[str]:
             f"{auc['pooled_clear_text']:.3f}. Blindness cost {abs(auc['pooled_clear_text'] - auc['joint']):.4f}."
         )
     return lines
+
+
+def _segment_lines(segment: Facts) -> list[str]:
+    lines = [f"By what both sides know of them they fall into [bold]{segment['k']}[/] segments:"]
+    lines += [f"  {each['size']:,} people ({each['share']:.0f} %): {each['name']}" for each in segment["segments"]]
+    told = []
+    if segment["stability"] is not None:
+        told.append(f"{len(segment['starts'])} random starts agree on them by {segment['stability']:.2f}")
+    if "pooled_clear_text" in segment:
+        agreement = segment["pooled_clear_text"]["agreement"]
+        told.append(f"K-means on pooled clear-text tables agrees by {agreement:.2f}")
+    if told:
+        lines.append(f"{'; '.join(told)} (adjusted Rand index, at most 1).")
+    return ["\n".join(lines)]
 
 
 def _expand_lines(expand: Facts) -> list[str]:

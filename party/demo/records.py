@@ -21,6 +21,28 @@ IntArray = NDArray[np.int64]
 
 LABEL = "bought_caravan"
 RELIGION = ("roman_catholic", "protestant", "other_religion", "no_religion")
+# Numbers of a classification of postcodes, which are no amounts of anything.
+TYPES = ("customer_subtype", "customer_main_type")
+# How many of the people at a postcode are so: a band from 0 to 9 in the records, and what the column is called here.
+SHARES = {
+    "married": "married_couples", "living_together": "unmarried_couples", "other_relation": "other_households",
+    "singles": "singles", "no_children": "childless_households", "with_children": "families",
+    "education_high": "graduates", "education_medium": "late_school_leavers", "education_low": "early_school_leavers",
+    "high_status": "senior_jobs", "entrepreneur": "entrepreneurs", "farmer": "farmers",
+    "middle_management": "middle_managers",
+    "skilled_labourers": "skilled_labourers", "unskilled_labourers": "unskilled_labourers",
+    "social_class_a": "class_a_households", "social_class_b1": "class_b1_households",
+    "social_class_b2": "class_b2_households", "social_class_c": "class_c_households",
+    "social_class_d": "class_d_households", "rented_house": "tenants", "home_owners": "home_owners",
+    "one_car": "one_car_households", "two_cars": "two_car_households", "no_car": "carless_households",
+    "national_health": "national_health_patients", "private_health": "private_health_patients",
+    "income_under_30k": "low_incomes", "income_30_45k": "lower_middle_incomes",
+    "income_45_75k": "upper_middle_incomes", "income_75_122k": "high_incomes", "income_over_123k": "top_incomes",
+}  # fmt: skip
+# The middle of each band in percent: none, 1 to 10, 11 to 23, 24 to 36 and so on to 89 to 99, all.
+PERCENT = np.array((0, 5, 17, 30, 43, 56, 69, 82, 94, 100))
+# The middle of each age band in years, 20 to 30, 30 to 40 and so on; there is no band 0.
+YEARS = np.array((0, 25, 35, 45, 55, 65, 75))
 # A pool of which 5 % is over the floor of 100 people; nearly everybody else is left to learn from.
 MEDIA_ONLY = 2_200
 BRAND_ONLY = 400
@@ -58,8 +80,16 @@ media = "all"
 column = "split"
 value = "test"
 
+[ranges.media]
+age = [20, 80]
+
 [steps.match]
 [steps.insight]
+[steps.segment]
+k = 4
+starts = 3
+iterations = 100
+brand_weight = 0.45
 [steps.train]
 l2 = 10
 [steps.score]
@@ -91,9 +121,10 @@ def write(folder: Path, seed: int = 2000) -> None:
 
     names = [name for name in records.column_names if name not in RELIGION]
     own = [name for name in names if name.startswith(("premium_", "policies_"))]
-    other = [name for name in names if name not in own and name not in (LABEL, "split")]
-    brand = records.take(pa.array(at_brand)).select([*own, LABEL, "split"])
-    media = records.take(pa.array(at_media)).select(other)
+    other = [name for name in names if name not in own and name not in (LABEL, "split", *TYPES)]
+    of_brand = records.take(pa.array(at_brand))
+    brand = of_brand.select([*own, LABEL, "split"]).rename_columns([*map(_of_insurer, own), LABEL, "split"])
+    media = _of_postcode(records.take(pa.array(at_media)).select(other))
     for table, rows, side, name in ((brand, at_brand, 0, "brand"), (media, at_media, 1, "media")):
         emailed = [_messy_email(emails[i], rng) if has_email[side, i] else None for i in rows]
         phoned = [_messy_phone(phones[i], rng) if has_phone[side, i] else None for i in rows]
@@ -101,6 +132,25 @@ def write(folder: Path, seed: int = 2000) -> None:
         pq.write_table(with_ids.add_column(0, "email", pa.array(emailed, pa.string())), folder / f"{name}.parquet")
     pq.write_table(records.take(pa.array(at_media)).select([LABEL]), folder / "truth.parquet")
     (folder / "campaign.toml").write_text(CAMPAIGN)
+
+
+def _of_insurer(name: str) -> str:
+    """ "policies_private_third_party" is "liability_policies": the insurance first, and by its usual name."""
+    what, _, insurance = name.partition("_")
+    return f"{insurance.replace('private_third_party', 'liability').replace('third_party', 'liability')}_{what}"
+
+
+def _of_postcode(records: pa.Table) -> pa.Table:
+    """Bands as the middles of what they stand for, under names that say what there is much or little of."""
+    made = {}
+    for name in records.column_names:
+        if name in SHARES:
+            made[SHARES[name]] = pa.array(PERCENT[records[name].to_numpy()])
+        elif name == "age_band":
+            made["age"] = pa.array(YEARS[records[name].to_numpy()])
+        else:
+            made[name] = records[name]
+    return pa.table(made)
 
 
 def _emails(n: int, rng: np.random.Generator) -> list[str]:

@@ -28,8 +28,9 @@ def build(
     With several media the brand's report has the steps with each under "media", those with all of them where they are
     with one media, and "together": what several know.
     Steps that left no `<step>/facts.json` under `campaign_dir` are left out. `extra` is what only a demonstration
-    knows, where both sides are at hand: "media_facts" {step: facts}, "pooled" {"auc", "log_loss"}, "expand_truth"
-    {"base_rate", "sizes": [{"percent", "people", "rate"}]}, "note". Nothing is left half-written.
+    knows, where both sides are at hand: "media_facts" {step: facts}, "pooled" {"auc", "log_loss"}, "pooled_segments"
+    {"agreement", "looser"}, "expand_truth" {"base_rate", "sizes": [{"percent", "people", "rate"}]}, "note". Nothing is
+    left half-written.
     """
     report = gather(campaign_dir, contract, party, extra or {})
     out.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,8 @@ def gather(campaign_dir: Path, contract: Contract, party: str, extra: Mapping[st
         report["note"] = str(extra["note"])
     if "train" in report and me.role == "brand":
         report["train"] = _train(report["train"], extra.get("pooled"))
+    if "segment" in report:
+        report["segment"] = _segment(report["segment"], contract.guards.floor, extra.get("pooled_segments"))
     if "expand" in report:
         report["expand"] = _expand(report["expand"], extra.get("expand_truth"))
     return report
@@ -106,6 +109,17 @@ def _train(train: Facts, pooled: Mapping[str, Any] | None) -> Facts:
         log_loss["pooled_clear_text"] = pooled.get("log_loss")
     lifts = {f"lift_at_{percent}": dict(lift) for percent, lift in train.get("lift_at", {}).items()}
     return {**train, "auc": auc, "log_loss": log_loss, **lifts}
+
+
+def _segment(segment: Facts, floor: int, pooled: Mapping[str, Any] | None) -> Facts:
+    """The segment facts without any segment that is under the floor, which none of a step that has ended is."""
+    kept = [i for i, one in enumerate(segment.get("segments", ())) if one["size"] >= floor]
+    each = ("segments", "at_least", "index", "deviation")
+    traits = [
+        {**trait, **{name: [trait[name][i] for i in kept] for name in each}} for trait in segment.get("traits", ())
+    ]
+    shown = {**segment, "segments": [segment["segments"][i] for i in kept], "traits": traits}
+    return {**shown, "pooled_clear_text": dict(pooled)} if pooled else shown
 
 
 def _expand(expand: Facts, truth: Mapping[str, Any] | None) -> Facts:

@@ -19,8 +19,6 @@ _LISTED_COLUMNS = 12
 _FULL_BAR = 1.5
 _ROBUST = {1: "the median", 2: "the trimmed mean"}
 _UNITS = {1: "one row", 2: "all rows of one client"}
-# A difference of AUC on one client's own rows that is not worth a word.
-_LITTLE = 0.003
 
 
 def trained(report: Report) -> Html:
@@ -72,11 +70,10 @@ def worth(facts: Facts) -> str:
     if pooled is None or alone is None:
         return "Your rows stayed with you. What each party learned is listed below, line by line."
     moved = f"an AUC of {decimal(pooled, 3)} on your own rows held out, {decimal(alone, 3)} by your rows alone"
-    if pooled > alone + _LITTLE:
-        return f"It ranks them better than a model of your rows alone: {moved}."
-    if pooled < alone - _LITTLE:
-        return f"A model of your rows alone ranks them better: {moved}."
-    return f"It ranks them as well as a model of your rows alone does: {moved}."
+    # Wider than any standard error of a difference between two AUCs on so many rows.
+    if abs(pooled - alone) < 1 / math.sqrt(max(at(facts, "rows", "holdout") or 1, 1)):
+        return f"It has {moved}: the difference is within what chance makes on so few."
+    return f"It ranks your rows {'better' if pooled > alone else 'worse'} than your own model: it has {moved}."
 
 
 def _told(report: Report, facts: Facts) -> str:
@@ -104,7 +101,7 @@ def _terms(report: Report, facts: Facts) -> list[Row]:
     rows = [
         Row(("clients, each of whom the contract names by its key", count(len(facts["clients"])))),
         Row(("masked sums", "yes" if facts.get("secure") else "no")),
-        Row(("outliers left out by", _ROBUST.get(facts.get("robust") or 0, "nothing"))),
+        *(Row(("outliers left out by", _ROBUST[robust])) for robust in (facts.get("robust"),) if robust in _ROBUST),
         Row(("all were given the same model in every round", "yes")),
         Row(("every client tried the last model on its own rows and took it", "yes")),
     ]
@@ -114,7 +111,7 @@ def _terms(report: Report, facts: Facts) -> list[Row]:
     unit = next((_UNITS.get(step["settings"].get("unit")) for step in report["protocols"]), None)
     rows += [
         Row((f"differential privacy{f' of {unit}' if unit else ''}: epsilon", f"{privacy['epsilon']:g}")),
-        Row(("at a delta of", f"{privacy['delta']:g}")),
+        Row(("at a delta of", f"10^{round(math.log10(privacy['delta']))}".replace("-", "−"))),
     ]
     if privacy.get("spent") is not None:
         rows.append(
