@@ -217,11 +217,12 @@ class Town:
         return self.stage.processes[name].pid
 
     def worker(self, party: str) -> int | None:
-        """The process id of the party's worker, if one runs."""
+        """The process id of the party's worker, or the coordinator's, if one runs."""
         pid = self.pid(party)
         with contextlib.suppress(OSError):
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                if b"tidegate.party.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                command = Path(f"/proc/{child}/cmdline").read_bytes()
+                if b"tidegate.party.worker" in command or b"tidegate.coordinator.worker" in command:
                     return int(child)
         return None
 
