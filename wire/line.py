@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import grpc
 import grpc.aio
 
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError, TidegateError
 
+from .crossing import Crossing
 from .invite import SERVER_NAME, Endpoint
 from .relay_pb2 import Frame
 from .relay_pb2_grpc import RelayStub
@@ -34,8 +34,6 @@ KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
-
-T = TypeVar("T")
 
 
 def _options(address: str) -> tuple[tuple[str, str | int], ...]:
@@ -122,10 +120,9 @@ class Line:
 
     def __init__(self, endpoint: Endpoint, run: bytes, peer: str) -> None:
         self._endpoint, self._run_id, self._peer = endpoint, run, peer
-        self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue(DEPTH)
-        self._incoming: asyncio.Queue[bytes | TidegateError] = asyncio.Queue(DEPTH)
+        self._outgoing: Crossing[bytes | None] = Crossing(DEPTH)
+        self._incoming: Crossing[bytes] = Crossing(DEPTH)
         self._broken: TidegateError | None = None
-        self._drained: TidegateError | None = None
         self._closing, self._over = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name=f"line to {peer}", daemon=True)
@@ -133,11 +130,16 @@ class Line:
 
     async def send(self, frame: bytes) -> None:
         """Queues a frame; waits while DEPTH of them are on their way. Raises CarrierError once the line is broken."""
-        await self._there(self._put(frame))
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(frame)}")
+        if self._broken is None:
+            await self._outgoing.put(frame)
+        if self._broken is not None:
+            raise self._broken
 
     async def recv(self) -> bytes:
         """The next frame. Raises CarrierError when the other worker or the coordinator has gone, and ever after."""
-        return await self._there(self._take())
+        return await self._incoming.get()
 
     async def close(self) -> None:
         """Sends what is queued, waits at most CLOSE_S for it, and ends the thread. May be called again."""
@@ -146,34 +148,21 @@ class Line:
                 self._loop.call_soon_threadsafe(self._closing.set)
             await asyncio.to_thread(self._thread.join)
 
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` in the line's own loop and waits for it in the caller's."""
-        if self._loop.is_closed():
-            work.close()
-            raise self._broken or CarrierError("the line is closed")
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-
-    async def _put(self, frame: bytes) -> None:
-        if len(frame) > MAX_FRAME_BYTES:
-            raise ValueError(f"a frame has at most {MAX_FRAME_BYTES} bytes, this one {len(frame)}")
-        if self._broken is None:
-            await self._outgoing.put(frame)
-        if self._broken is not None:
-            raise self._broken
-
-    async def _take(self) -> bytes:
-        if self._drained is not None:
-            raise self._drained
-        item = await self._incoming.get()
-        if isinstance(item, TidegateError):
-            self._drained = item
-            raise item
-        return item
-
     def _work(self) -> None:
         """The thread: serves the line until `close`, then leaves nothing behind."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
+            try:
+                runner.run(self._serve())
+            finally:
+                self._end(CarrierError("the line is closed"))
+
+    def _end(self, reason: TidegateError) -> None:
+        """Nothing more goes in or out; what has come can still be taken. The first reason counts."""
+        self._broken = self._broken or reason
+        # Senders that wait for room must not wait for ever.
+        self._outgoing.end(reason)
+        self._outgoing.drop()
+        self._incoming.end(self._broken)
 
     async def _serve(self) -> None:
         async with dial_async(self._endpoint) as channel:
@@ -187,29 +176,20 @@ class Line:
                     async with asyncio.timeout(CLOSE_S):
                         await self._flush(writer, reader)
             writer.cancel()
-            # Senders that wait for room must not wait for ever.
-            draining = asyncio.create_task(self._drain())
             await closing
-            self._broken = self._broken or CarrierError("the line is closed")
             call.cancel()
-            draining.cancel()
 
     async def _flush(self, writer: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
         """What is queued still goes out; the coordinator ends the stream when it has read all of it."""
         await self._outgoing.put(None)
         await writer
         while not reader.done():
-            with contextlib.suppress(asyncio.QueueEmpty):
-                self._incoming.get_nowait()
+            self._incoming.drop()
             await asyncio.wait([reader], timeout=0.02)
-
-    async def _drain(self) -> None:
-        while True:
-            await self._outgoing.get()
 
     async def _write(self, call: grpc.aio.StreamStreamCall[Frame, Frame]) -> None:
         # When the stream is over a write fails; why it is over, the reader learns.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TidegateError):
             # Opens the stream at the coordinator; it is not forwarded.
             await call.write(Frame(run=self._run_id, peer=self._peer))
             while (sealed := await self._outgoing.get()) is not None:
@@ -230,6 +210,5 @@ class Line:
         except grpc.aio.AioRpcError as error:
             told = explain(error, self._endpoint.address)
             reason = CarrierError(told.text, told.hint)
-        self._broken = reason
+        self._end(reason)
         self._over.set()
-        await self._incoming.put(reason)
