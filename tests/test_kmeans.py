@@ -343,9 +343,10 @@ def test_a_lead_without_others_and_a_follower_of_two_are_refused() -> None:
 
 def test_a_cluster_without_rows_starts_again_at_a_corner_and_gets_some() -> None:
     x, initial = crowd(400, 4, 3)
-    # The second is a copy of the first, so that ties leave it without a row; both see it in the labels alone.
-    initial[1] = initial[0]
-    found, _ = cluster(split(x, 2), split(initial, 2), 30)
+    # Far from everybody, and by itself it would stay there.
+    initial[1] = 20
+    boxes = [Box(np.full(2, -20.0), np.full(2, 20.0))] * 2
+    found, _ = cluster(split(x, 2), split(initial, 2), 30, boxes=boxes)
     assert found[0].converged
     assert (found[0].sizes > 0).all()
 

@@ -228,10 +228,9 @@ def test_scales_are_uniform_in_the_logarithm_over_18_bits_and_independent() -> N
 def test_equal_distances_show_no_zero() -> None:
     # All centroids are one: every sum is a tie, which the index decides.
     x = crowd()[0]
-    (values,), lines = watched(x, np.zeros((K, 20)), 1)
+    (values,), _ = watched(x, np.zeros((K, 20)), 1)
     assert (values != 0).all()
     assert np.abs(np.mean(values > 0) - 0.5) < 0.01
-    del lines
 
 
 def test_a_scale_does_not_divide_what_the_comparator_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +283,19 @@ def test_neither_parts_nor_totals_of_the_inertia_show_it() -> None:
         assert len(set(numbers)) == 40
         assert 10 <= sum(number >= 2**63 for number in numbers) <= 30
         assert max(numbers) > 2**62
+
+
+def test_no_two_passes_of_a_run_share_order_masks_or_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = orders(monkeypatch)
+    _, initial = crowd()
+    # Nothing moves: but for what is drawn anew both passes would send the same.
+    _, lines = watched(np.repeat(initial, 20, axis=0), initial, 2)
+    assert np.mean(order[0] == order[1]) < 0.1
+    for channel in lines.helpers:
+        first, second = values_of(channel, 20 * K, K)
+        assert np.mean(first == second) < 0.01
+        names = [Ask.from_bytes(data).name for kind, data in channel.sent if kind == "Ask"]
+        assert len(set(names)) == len(names) == 4
 
 
 def test_no_turn_uses_the_masks_scales_or_order_of_another() -> None:
