@@ -70,22 +70,27 @@ class Noise:
         return noise_multiplier(self.epsilon, self.delta, self.rounds)
 
     def share(self, moved: float) -> int:
-        """s: the standard deviation of each member's noise, in units of the last place; `moved` as of `sensitivity`.
-
-        ConfigError where the units are too coarse for it.
-        """
-        share = math.ceil(self.multiplier() * moved / math.sqrt(self.members - self.colluding))
-        if share < _LEAST_SHARE:
-            raise ConfigError(
-                f"noise of {share} units a member is too little to add up to a discrete Gaussian",
-                f"use more bits of fraction, so that it has {_LEAST_SHARE} units or more",
-            )
-        return share
+        """`share_of` the noise of each member in a round."""
+        return share_of(self.multiplier(), moved, self.members, self.colluding)
 
     def against(self, colluding: int) -> float:
         """The epsilon of all rounds against the coordinator and so many members together; infinite against all."""
         left = (self.members - colluding) / (self.members - self.colluding)
         return epsilon_of(self.multiplier() * math.sqrt(left), self.delta, self.rounds) if left > 0 else math.inf
+
+
+def share_of(multiplier: float, moved: float, members: int, colluding: int = 1) -> int:
+    """s: the standard deviation of each member's noise, in units of the last place; `moved` as of `sensitivity`.
+
+    ConfigError where the units are too coarse for it.
+    """
+    share = math.ceil(multiplier * moved / math.sqrt(members - colluding))
+    if share < _LEAST_SHARE:
+        raise ConfigError(
+            f"noise of {share} units a member is too little to add up to a discrete Gaussian",
+            f"use more bits of fraction, so that it has {_LEAST_SHARE} units or more",
+        )
+    return share
 
 
 def sensitivity(most: float, size: int, bits: int) -> float:
@@ -123,8 +128,7 @@ def clipped_sum(x: FloatArray, residuals: FloatArray, most: float) -> FloatArray
     lengths = np.abs(residuals) * np.linalg.norm(x, axis=1)
     if not np.isfinite(lengths).all():
         raise PolicyError("a row of our own is not finite", "fill in missing values first")
-    kept = np.minimum(1.0, most / np.maximum(lengths, np.finfo(np.float64).tiny))
-    total: FloatArray = (residuals * kept) @ x
+    total: FloatArray = (residuals * (most / np.maximum(lengths, most))) @ x
     return total
 
 
