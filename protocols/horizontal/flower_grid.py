@@ -1,7 +1,7 @@
 """Flower's Messages over our channels: the one file that knows Flower's inside.
 
     server_app(grid, context)  <->  ChannelGrid  <-- Instruction / Reply -->  attend  <->  client_app(message, context)
-          (a thread)               (event loop)        (one channel each)    (event loop)         (a thread)
+          (a thread)               (event loop)        (one channel each)           (event loop)
 
 An app sees Flower's `Grid`, `Message` and `RecordDict` and nothing of ours, so it runs unchanged on Flower's engines.
 What travels is our encoding, which holds arrays, numbers, text and bytes under fixed bounds: Flower's own reader of
@@ -19,6 +19,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +37,7 @@ try:
     from flwr.app.message import make_message
     from flwr.app.metadata import Metadata
     from flwr.clientapp import ClientApp
+    from flwr.common.constant import SType
     from flwr.proto.node_pb2 import NodeInfo
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import Strategy
@@ -117,7 +120,7 @@ def encode(content: RecordDict) -> bytes:
         )
         parts += [bytes([kind]), _named(name), struct.pack("<I", len(record))]
         for key, value in record.items():
-            parts += [_named(key), _array_bytes(value.numpy()) if isinstance(value, Array) else _value_bytes(value)]
+            parts += [_named(key), _array_bytes(numpy_of(value)) if isinstance(value, Array) else _value_bytes(value)]
     data = b"".join(parts)
     if len(data) > MAX_CONTENT_BYTES:
         raise ValueError(f"a message's content has {len(data)} bytes, at most {MAX_CONTENT_BYTES} are allowed")
@@ -129,6 +132,31 @@ def _named(name: str) -> bytes:
     if len(data) > MAX_NAME_BYTES:
         raise ValueError(f"a record's name has {len(data)} bytes, at most {MAX_NAME_BYTES} are allowed")
     return struct.pack("<I", len(data)) + data
+
+
+def numpy_of(array: Array) -> NDArray[np.generic]:
+    """What the Array holds, read-only; as its own `numpy`, of which the most is to parse a header of Python text."""
+    dtype = np.dtype(array.dtype)
+    size = math.prod(array.shape) * dtype.itemsize
+    if not array.data.startswith(_npy_header(dtype, array.shape)):
+        return array.numpy()
+    return np.frombuffer(memoryview(array.data)[len(array.data) - size :], dtype).reshape(array.shape)
+
+
+def array_of(values: NDArray[np.generic]) -> Array:
+    """An Array of these numbers, with the same bytes as Flower would give it."""
+    data = _npy_header(values.dtype, values.shape) + np.ascontiguousarray(values).tobytes()
+    return Array(str(values.dtype), values.shape, SType.NUMPY, data)
+
+
+@lru_cache(256)
+def _npy_header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    """What stands before the numbers of a C-ordered array in the format of numpy.save."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
 
 
 def _array_bytes(array: NDArray[np.generic]) -> bytes:
@@ -200,7 +228,7 @@ class _Reader:
         values = np.frombuffer(self.take(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
         if dtype.kind == "f" and not np.isfinite(values).all():
             raise PeerError("an array holds numbers that are not finite")
-        return Array(values)
+        return array_of(values)
 
     def scalar(self, kind: int) -> Scalar:
         if kind == _INT:
@@ -312,7 +340,10 @@ class ChannelGrid(Grid):
         return self._under_way.result()
 
     async def _exchange(self, messages: list[Message]) -> list[Message]:
-        asking = [asyncio.ensure_future(self._ask(message)) for message in messages]
+        # Most often everybody is asked the same: then it is encoded once.
+        contents = {id(message.content): message.content for message in messages}
+        encoded = {each: encode(content) for each, content in contents.items()}
+        asking = [asyncio.ensure_future(self._ask(message, encoded[id(message.content)])) for message in messages]
         try:
             return list(await asyncio.gather(*asking))
         finally:
@@ -320,23 +351,21 @@ class ChannelGrid(Grid):
                 each.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _ask(self, message: Message) -> Message:
+    async def _ask(self, message: Message, content: bytes) -> Message:
         node = message.metadata.dst_node_id
         channel, number = self._channels[self._names[node]], self._asked[node] + 1
         self._asked[node] = number
         message.metadata.__dict__["_message_id"] = f"{node}.{number}"
-        instruction = Instruction(
-            number, message.metadata.message_type, message.metadata.group_id, encode(message.content)
-        )
+        instruction = Instruction(number, message.metadata.message_type, message.metadata.group_id, content)
         try:
             await channel.send(instruction)
             reply = await channel.recv(Reply)
             if reply.number != number:
                 raise PeerError(f"answer {number} was due, number {reply.number} came: repeated or out of turn")
-            content = decode(reply.content)
+            answer = decode(reply.content)
         except TidegateError as error:
             raise _naming(error, self._names[node]) from None
-        return Message(content, reply_to=message)
+        return Message(answer, reply_to=message)
 
     async def dismiss(self) -> None:
         """Tells every client that the run is over."""
@@ -374,26 +403,22 @@ async def serve(channels: Mapping[str, Channel], app: ServerApp) -> None:
 
 
 async def attend(channel: Channel, app: ClientApp) -> None:
-    """Runs a ClientApp, one thread for the whole run, on what the server at the other end asks; ends when it says so.
+    """Runs a ClientApp on what the server at the other end asks; ends when it says so.
 
-    Raises what the app raises; PeerError when the server repeats itself or asks what the app does not answer.
+    The app runs in this thread: a channel that is to be read meanwhile has one of its own. Raises what the app raises;
+    PeerError when the server repeats itself or asks what the app does not answer.
     """
     FLOWER_LOGGER.setLevel(_WARNING)
-    loop, context, number = asyncio.get_running_loop(), _context(SERVER + 1), 0
-    with_one_thread = ThreadPoolExecutor(1, "client-app")
-    try:
-        while True:
-            instruction = await channel.recv(Instruction)
-            number += 1
-            if instruction.number != number:
-                raise PeerError(f"instruction {number} was due, {instruction.number} came: repeated or out of turn")
-            if not instruction.kind:
-                return
-            message = _message(instruction, app)
-            reply = await loop.run_in_executor(with_one_thread, app, message, context)
-            await channel.send(Reply(number, encode(reply.content)))
-    finally:
-        with_one_thread.shutdown(wait=False)
+    context, number = _context(SERVER + 1), 0
+    while True:
+        instruction = await channel.recv(Instruction)
+        number += 1
+        if instruction.number != number:
+            raise PeerError(f"instruction {number} was due, {instruction.number} came: repeated or out of turn")
+        if not instruction.kind:
+            return
+        reply = app(_message(instruction, app), context)
+        await channel.send(Reply(number, encode(reply.content)))
 
 
 def _message(instruction: Instruction, app: ClientApp) -> Message:

@@ -34,7 +34,6 @@ from ..primitives.fixed_point import FloatArray, UInt64Array
 from . import kmeans, logistic, robust
 from .flower_grid import (
     MAX_CONTENT_BYTES,
-    Array,
     ArrayRecord,
     ClientApp,
     ConfigRecord,
@@ -45,7 +44,9 @@ from .flower_grid import (
     RecordDict,
     ServerApp,
     Strategy,
+    array_of,
     attend,
+    numpy_of,
     sample_nodes,
     serve,
 )
@@ -112,14 +113,14 @@ def client_app(load: Callable[[Context], Site], done: Callable[[Outcome], None] 
 def server_app(done: Callable[[Outcome], None] = _ignore, *, clients: int = 0) -> ServerApp:
     """The app of the coordinator, who is told by the clients what to do. done is told what came out.
 
-    clients: how many to wait for where they come one by one (Flower's own engines); 0 takes those that are there.
+    clients: how many to wait for where they come one by one (Flower's own engines, whose run config may say it as
+    `clients`); 0 takes those that are there.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        del context
-        pooling = Pooling.of(grid, clients)
+        pooling = Pooling.of(grid, int(context.run_config.get("clients", clients)))
         pooling.start(grid, ArrayRecord(), num_rounds=pooling.questions)
         done(pooling.release(grid))
 
@@ -207,7 +208,9 @@ class _Holding:
         else:
             words, vouch = values, self._voucher.vouch(number, given, values.tobytes())
         seen.update({"number": number, "hash": given})
-        return RecordDict({"answer": ArrayRecord({"values": Array(words)}), "signed": ConfigRecord({"vouch": vouch})})
+        return RecordDict(
+            {"answer": ArrayRecord({"values": array_of(words)}), "signed": ConfigRecord({"vouch": vouch})}
+        )
 
     def _encoded(self, values: FloatArray, question: Question) -> UInt64Array:
         drawn = None
@@ -292,14 +295,14 @@ def _array_in(content: RecordDict, record: str, key: str) -> NDArray[Any]:
     array = held.get(key) if isinstance(held, ArrayRecord) else None
     if array is None:
         raise PeerError(f"a message has no {key} in its {record}", "compare both sides' versions")
-    return array.numpy()
+    return numpy_of(array)
 
 
 def _model_in(content: RecordDict) -> dict[str, FloatArray]:
     held = content.get("model")
     if not isinstance(held, ArrayRecord):
         raise PeerError("the coordinator's question has no model")
-    return {name: np.asarray(array.numpy(), np.float64) for name, array in held.items()}
+    return {name: np.asarray(numpy_of(array), np.float64) for name, array in held.items()}
 
 
 def _named_in(content: RecordDict, key: str) -> dict[str, bytes]:
@@ -316,7 +319,7 @@ def _vouched_in(content: RecordDict) -> dict[str, bytes]:
 def _outcome_in(content: RecordDict) -> Outcome:
     held = content.get("curves")
     curves = (
-        {name: tuple(map(float, array.numpy())) for name, array in held.items()}
+        {name: tuple(map(float, numpy_of(array))) for name, array in held.items()}
         if isinstance(held, ArrayRecord)
         else {}
     )
@@ -324,7 +327,7 @@ def _outcome_in(content: RecordDict) -> Outcome:
 
 
 def _arrays(named: Mapping[str, FloatArray | Sequence[float]]) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.asarray(values, np.float64)) for name, values in named.items()})
+    return ArrayRecord({name: array_of(np.asarray(values, np.float64)) for name, values in named.items()})
 
 
 class Pooling(Strategy):
@@ -447,7 +450,7 @@ class Pooling(Strategy):
         size = self._question.size
         if self._task.secure:
             words = {name: words_of(name, answers[name], size) for name in self._names}
-            self._answers = ArrayRecord({"words": Array(np.stack([words[name] for name in self._names]))})
+            self._answers = ArrayRecord({"words": array_of(np.stack([words[name] for name in self._names]))})
             sums = digits(len(words), self._question.noise).decode(add(words, self._names, size))
         else:
             sums = self._combined({name: _in_the_clear(name, answers[name], size) for name in self._names})
