@@ -25,7 +25,7 @@ def trained(report: Report) -> Html:
     facts = report.get("federate")
     if not facts or not facts.get("app"):
         return Html("")
-    of_logistic = facts["app"] == "logistic"
+    of_logistic = facts["app"] != "kmeans"
     return joined(
         opening("Training", headline(facts)),
         element("p", _told(report, facts)),
@@ -45,7 +45,7 @@ def trained(report: Report) -> Html:
 
 def headline(facts: Facts) -> str:
     clients = count(len(facts["clients"]))
-    if facts["app"] == "logistic":
+    if facts["app"] != "kmeans":
         return f"One model of the rows of {clients} clients"
     return f"{count(len(facts['segments']))} groups among the rows of {clients} clients"
 
@@ -79,8 +79,9 @@ def worth(facts: Facts) -> str:
 def _told(report: Report, facts: Facts) -> str:
     others = [client for client in facts["clients"] if client != report["party"]]
     ended = "when nothing was left to gain" if facts.get("converged") else "when the agreed rounds were over"
+    did = "trained it" if facts["app"] != "kmeans" else "found them"
     said = (
-        f"You trained it with {listed(others)}. No row left its holder: in each of {count(facts['rounds'])} rounds "
+        f"You {did} with {listed(others)}. No row left its holder: in each of {count(facts['rounds'])} rounds "
         f"each client sent {_sent(facts)}. It ended {ended}."
     )
     if facts.get("round_ms") is not None:
@@ -98,12 +99,18 @@ def _sent(facts: Facts) -> str:
 
 
 def _terms(report: Report, facts: Facts) -> list[Row]:
+    of_logistic = facts["app"] != "kmeans"
     rows = [
         Row(("clients, each of whom the contract names by its key", count(len(facts["clients"])))),
         Row(("masked sums", "yes" if facts.get("secure") else "no")),
         *(Row(("outliers left out by", _ROBUST[robust])) for robust in (facts.get("robust"),) if robust in _ROBUST),
         Row(("all were given the same model in every round", "yes")),
-        Row(("every client tried the last model on its own rows and took it", "yes")),
+        Row(
+            (
+                f"every client {'tried the last model on its own rows and ' if of_logistic else ''}took the outcome",
+                "yes",
+            )
+        ),
     ]
     privacy = facts.get("privacy")
     if not privacy:
@@ -135,7 +142,7 @@ def _entered(facts: Facts) -> list[Row]:
 
 
 def _rest(facts: Facts) -> Html:
-    if facts["app"] == "logistic":
+    if facts["app"] != "kmeans":
         return small("model.json has the model, scores.parquet a score for each of your rows.")
     return small("model.json has the centres, segments.parquet the group of each of your rows.")
 

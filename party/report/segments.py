@@ -37,7 +37,8 @@ Facts = Mapping[str, Any]
 _SAID = 4
 _PROFILED = 7
 _FULL_BAR = 1.5
-_MOST_DAYS = 2_000_000
+_FIRST = date(1970, 1, 1)
+_EARLIEST, _LATEST = (date.min - _FIRST).days, (date.max - _FIRST).days
 _WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 # From which adjusted Rand index on what is said of two groupings of the same people.
 _AGREEMENT = (
@@ -178,8 +179,7 @@ def _sentence(mark: _Mark) -> Html:
         least = "at least " if mark.at_least else ""
         against = f", against {_percent(mark.everybody)} of all" if mark.everybody is not None else ""
         return joined(f"{least}{_percent(mark.here)} are “", name(mark.label), "” in ", what, against)
-    means = f"{_value(mark, mark.here)}, and {_value(mark, mark.everybody)} among all"
-    return joined(what, f" {_compared(mark)}: {means}")
+    return joined(what, f" {_compared(mark)} ({_value(mark, mark.here)}; all: {_value(mark, mark.everybody)})")
 
 
 def _compared(mark: _Mark) -> str:
@@ -276,7 +276,8 @@ def _starts(starts: Sequence[Facts]) -> list[Html]:
     for i, start in enumerate(starts):
         ended = f"{start['iterations']}" if start["converged"] else f"{start['iterations']}, cut off"
         looser = start["inertia"] / least - 1
-        looseness = "the tightest" if looser < 1e-9 else f"+{max(100 * looser, 0.01):.2f}{NBSP}%"
+        far = f"+{100 * looser:.2f}{NBSP}%" if looser >= 5e-5 else f"under 0.01{NBSP}%"
+        looseness = "the tightest" if looser < 1e-9 else far
         rows.append(Row((f"{i + 1}", looseness, decimal(start["agreement"], 2), ended)))
     columns = (
         Column("start", "nowrap"),
@@ -284,7 +285,8 @@ def _starts(starts: Sequence[Facts]) -> list[Html]:
         Column("same groups", "right"),
         Column("iterations", "right"),
     )
-    return [table(columns, rows)] if rows else []
+    note = "Looseness: how far people are from the middle of their groups, more than in the tightest start."
+    return [table(columns, rows), small(note)] if rows else []
 
 
 def _yardstick(facts: Facts) -> Html:
@@ -413,9 +415,6 @@ def _value(mark: _Mark, value: float | None) -> str:
     """A mean in its own unit, to the three digits that it was rounded to."""
     if value is None:
         return UNKNOWN
-    if mark.kind == "date" and abs(value) < _MOST_DAYS:
-        try:
-            return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
-        except OverflowError:
-            return UNKNOWN
+    if mark.kind == "date" and _EARLIEST <= value <= _LATEST:
+        return (_FIRST + timedelta(days=value)).isoformat()
     return short(value)
