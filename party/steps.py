@@ -80,5 +80,6 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("assign.kmeans@1", "brand"): assign.brand,
     ("assign.kmeans@1", "media"): assign.media,
     ("federate.logistic@1", "client"): client.logistic,
+    ("federate.private-logistic@1", "client"): client.private_logistic,
     ("federate.kmeans@1", "client"): client.kmeans,
 }

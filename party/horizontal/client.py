@@ -22,15 +22,18 @@ from tidegate.protocols.blind.descent import newton
 from tidegate.protocols.channel import Channel, M, Message
 from tidegate.protocols.horizontal import kmeans as clustering
 from tidegate.protocols.horizontal import logistic as regression
+from tidegate.protocols.horizontal import private_logistic as private_regression
 from tidegate.protocols.horizontal.secure_sum import Cohort, Member
 from tidegate.protocols.horizontal.task import Outcome, Part, Site, Task, scaled, terms_of
 from tidegate.wire.contract import Contract
 from tidegate.wire.pairs import COORDINATOR
 
+from .. import privacy
 from ..aligned import number
 from ..job import Facts, Job
+from ..noise import IntArray, discrete_gaussian
 from ..results import write_json, write_table
-from . import rows
+from . import rows, rules
 from .rows import FloatArray, Rows
 
 
@@ -47,7 +50,46 @@ async def logistic(job: Job, channel: Channel) -> Facts:
     )
     train, test = ~own.held_out, own.held_out
     part = regression.Holder(own.x[train], own.y[train], own.x[test], own.y[test], ranges=own.ranges, settings=settings)
-    made = await _pooled(job, channel, settings, part, own)
+    return _weighed(job, own, await _pooled(job, channel, settings, part, own))
+
+
+async def private_logistic(job: Job, channel: Channel) -> Facts:
+    """As `logistic`, of sums with noise; the ledger is charged the contract's epsilon before the first of them."""
+    own, asked = rows.of(job), job.contract.privacy
+    settings = private_regression.Settings(
+        columns=len(own.columns),
+        rounds=number(job.step, "rounds"),
+        l2_milli=number(job.step, "l2_milli"),
+        clip_milli=number(job.step, "clip_milli"),
+        unit=number(job.step, "unit"),
+        multiplier_milli=private_regression.multiplier_milli(asked.epsilon_milli / 1000, privacy.delta_of(asked)),
+        clients=len(job.contract.parties),
+        least_rows=number(job.step, "least_rows"),
+    )
+    train, test = ~own.held_out, own.held_out
+    part = private_regression.Holder(
+        own.x[train], own.y[train], own.x[test], own.y[test], ranges=own.ranges, settings=settings
+    )
+    made = await _pooled(job, channel, settings, part, own, noise=_PaidNoise(job))
+    unit = next(name for name, number_of in rules.UNITS.items() if number_of == settings.unit)
+    return {**_weighed(job, own, made), "privacy": {**privacy.facts(job)["privacy"], "unit": unit}}
+
+
+class _PaidNoise:
+    """Draws of discrete Gaussians; charges the ledger before the first, so before anything leaves."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._is_paid = job, False
+
+    def __call__(self, deviation: int, size: int) -> IntArray:
+        if not self._is_paid:
+            privacy.spend(self._job, privacy.campaign_micro(self._job.contract.privacy))
+            self._is_paid = True
+        return discrete_gaussian(deviation)(size)
+
+
+def _weighed(job: Job, own: Rows, made: _Pooled) -> Facts:
+    """Writes the model and what it makes of all own rows, and tells its weights."""
     theta = made.outcome.model["theta"]
     model = regression.LogisticModel(theta, own.ranges)
     half = (own.ranges[:, 1] - own.ranges[:, 0]) / 2
@@ -133,7 +175,14 @@ class _Pooled:
     facts: Facts
 
 
-async def _pooled(job: Job, channel: Channel, settings: Task, part: Part, own: Rows) -> _Pooled:
+async def _pooled(
+    job: Job,
+    channel: Channel,
+    settings: Task,
+    part: Part,
+    own: Rows,
+    noise: Callable[[int, int], IntArray] | None = None,
+) -> _Pooled:
     # Flower takes a second to import, which workers of other steps need not wait for.
     from tidegate.protocols.horizontal import pooling
 
@@ -146,6 +195,7 @@ async def _pooled(job: Job, channel: Channel, settings: Task, part: Part, own: R
         part=part,
         terms=terms_of(contract.hash, names, settings, own.ranges),
         member=Member(job.party, _cohort(contract, job.run), sign=job.sign, randomness=job.randomness),
+        noise=noise,
     )
     timed = _Timed(channel)
     outcome = await pooling.hold(timed, site)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ..channel import CarrierError, Channel, ConfigError, DisagreementError, PeerError, PolicyError
 from ..primitives.fixed_point import FloatArray, UInt64Array
-from . import kmeans, logistic, robust
+from . import kmeans, logistic, private_logistic, robust
 from .flower_grid import (
     MAX_CONTENT_BYTES,
     ArrayRecord,
@@ -57,6 +57,7 @@ T = TypeVar("T")
 
 _TASKS: Mapping[str, Callable[[Sequence[int]], Task]] = {
     "logistic@1": logistic.Settings.of,
+    "private-logistic@1": private_logistic.Settings.of,
     "kmeans@1": kmeans.Settings.of,
 }
 
@@ -87,6 +88,7 @@ def client_app(load: Callable[[Context], Site], done: Callable[[Outcome], None] 
 
     app.train()(answer)
     app.train("moments")(answer)
+    app.train("spreads")(answer)
     app.evaluate()(answer)
 
     @app.query("release")
