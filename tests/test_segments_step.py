@@ -133,6 +133,8 @@ def test_segments_under_the_floor_are_merged_into_others(tmp_path: Path) -> None
     assert sum(each["size"] for each in ours["segments"]) == 700
     assert min(each["size"] for each in ours["segments"]) >= 100
     assert len(kind) == 700
+    recipe = json.loads(json.loads(left(there, BRAND, made, "model.json").read_text())["segments"]["recipe"])
+    assert [(each["low"], each["high"]) for each in recipe["columns"] if each["name"] == "age"] == [(0.0, 100.0)]
 
 
 def test_too_few_people_for_two_segments_end_the_step_in_words(tmp_path: Path) -> None:
