@@ -350,7 +350,7 @@ def data_offers(ctx: typer.Context) -> None:
 
 
 def _keys(offer: Offer) -> str:
-    return ", ".join(f"{kind}{_digests(offer.given, kind)}" for kind in offer.keys)
+    return ", ".join(f"{kind}{_digests(offer.given, kind)}" for kind in offer.keys) or "none"
 
 
 def _digests(given: dict[str, str], kind: str) -> str:

@@ -90,6 +90,7 @@ _COHORT = (
     "parts off a sum"
 )
 _OWN_ROWS = "each client enters its own rows and follows the protocol: a false update spoils the model of all"
+_AS_CLIENTS = "all the sums, counts and models that the clients learn"
 _BLIND_SUMS = (
     "no client's part of any of these: they come masked, and nobody can read a sum over fewer than all clients"
 )
@@ -117,7 +118,7 @@ _GROUP_SUMS = (
 _ROBUST_GRANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "robust": {
         "coordinator": (
-            "all of this of each client by itself, in the clear and in each round: outliers can only be left out where "
+            "the same of each client by itself, in the clear and in each round: outliers can only be left out where "
             "updates are seen",
         ),
     },
@@ -553,7 +554,7 @@ _ENTRIES = (
         step="federate",
         needs=(),
         title="Train one logistic model over the rows of all clients, which stay where they are",
-        learns={"client": _SUMS_OF_ALL, "coordinator": (*_COORDINATOR, *_SUMS_OF_ALL)},
+        learns={"client": _SUMS_OF_ALL, "coordinator": (*_COORDINATOR, _AS_CLIENTS)},
         assumes=(_OWN_ROWS, _COHORT),
         helper=True,
         horizontal=True,
@@ -566,7 +567,7 @@ _ENTRIES = (
         title="Train one logistic model over the rows of all clients with differential privacy",
         learns={
             "client": (*_NOISY_SUMS, _BLIND_SUMS),
-            "coordinator": (*_COORDINATOR, *_NOISY_SUMS, _BLIND_SUMS),
+            "coordinator": (*_COORDINATOR, _AS_CLIENTS, _BLIND_SUMS),
         },
         assumes=(
             _OWN_ROWS,
@@ -584,7 +585,7 @@ _ENTRIES = (
         title="Split the rows of all clients into groups by common centres (horizontal K-means)",
         learns={
             "client": (*_GROUP_SUMS, _BLIND_SUMS),
-            "coordinator": (*_COORDINATOR, *_GROUP_SUMS, _BLIND_SUMS),
+            "coordinator": (*_COORDINATOR, _AS_CLIENTS, _BLIND_SUMS),
         },
         assumes=(_OWN_ROWS, _COHORT),
         helper=True,

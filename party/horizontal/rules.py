@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -93,14 +94,17 @@ def check_cohort(contract: Contract) -> None:
         rows = trained(party.data.rows, contract.holdout.percent)
         if not isinstance(least, int) or rows < least:
             raise PolicyError(
-                f"{party.name} has {rows:,} rows to train on, the contract asks for {least} of each client: {FEW_ROWS}",
+                f"{party.name} has {rows:,} rows or a few more to train on, {least} is what the contract asks for: "
+                f"{FEW_ROWS}",
                 "propose it with a larger data set, or without that client",
             )
 
 
 def trained(rows: int, held_out_percent: int) -> int:
-    """How many of a client's rows are trained on, at least."""
-    return rows * (100 - held_out_percent) // 100
+    """How many of a client's rows are trained on, at least: each row is held out with that chance, by itself."""
+    share = held_out_percent / 100
+    # Five standard deviations less than on average is one case in millions.
+    return max(0, math.floor(rows * (1 - share) - 5 * math.sqrt(rows * share * (1 - share))))
 
 
 def check_columns(contract: Contract) -> None:
