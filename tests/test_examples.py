@@ -21,5 +21,5 @@ def test_example_runs_and_its_check_holds(example: Path, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_there_are_examples_for_matching_scoring_and_training() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"matching", "scoring", "training"}
+def test_there_are_examples_for_matching_scoring_training_and_segments() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"matching", "scoring", "training", "segments"}
