@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.broken_line import BrokenChannel
 from tidegate.protocols.channel import Channel, TidegateError
 from tidegate.protocols.horizontal import kmeans, logistic, pooling
 from tidegate.protocols.horizontal.secure_sum import Cohort, Member
@@ -95,16 +96,30 @@ class Pool:
         return ended.pop(""), ended
 
     def play_out(
-        self, *, hold: Mapping[str, Hold] | None = None, coordinate: Coordinate = pooling.coordinate
+        self,
+        *,
+        hold: Mapping[str, Hold] | None = None,
+        coordinate: Coordinate = pooling.coordinate,
+        broken: tuple[str, int, str, int] | None = None,
     ) -> dict[str, Any]:
         """How it ended for each shop and, as "", for the coordinator: an outcome or an error. TimeoutError for a hang.
 
-        As nodes do, whoever ends in an error closes its lines.
+        As nodes do, whoever ends closes its lines. broken: the shop whose line does something wrong, the side that it
+        does it to (0 the coordinator's, 1 the shop's), one of FAULTS, and the number of the message.
         """
-        return asyncio.run(self._play_out(hold or {}, coordinate))
+        return asyncio.run(self._play_out(hold or {}, coordinate, broken))
 
-    async def _play_out(self, hold: Mapping[str, Hold], coordinate: Coordinate) -> dict[str, Any]:
-        lines = {name: memory_line() for name in self.sites}
+    async def _play_out(
+        self, hold: Mapping[str, Hold], coordinate: Coordinate, broken: tuple[str, int, str, int] | None
+    ) -> dict[str, Any]:
+        lines: dict[str, tuple[MemoryChannel, MemoryChannel]] = {name: memory_line() for name in self.sites}
+        if broken is not None:
+            name, side, fault, at = broken
+            forth: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+            back: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+            ends = BrokenChannel(forth, back), BrokenChannel(back, forth)
+            ends[side].fault, ends[side].at = fault, at
+            lines[name] = ends
         self.at_coordinator = {name: line[0] for name, line in lines.items()}
         self.at_shops = {name: line[1] for name, line in lines.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.broken_line import FAULTS
 from tests.canaries import Needles
 from tests.pools import Pool, dealt, kmeans_pool, logistic_pool, names_of, people
 from tidegate.protocols.channel import CarrierError, Channel, DisagreementError, PeerError, PolicyError, TidegateError
@@ -299,6 +299,25 @@ class _Tap:
         await self._line.send(reply)
 
 
+# Lines that break
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["to the shop", "to the coordinator"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_line_ends_the_run_for_all_or_changes_nothing(fault: str, side: int) -> None:
+    right, _ = pool(rounds=2).play()
+    # 1 terms, 4 questions, release, close; and the last word to the shop.
+    for at in range(7 + (side == 0)):
+        ended = pool(rounds=2).play_out(broken=("shop-01", side, fault, at))
+        outcomes = [each for each in ended.values() if isinstance(each, Outcome)]
+        assert all(isinstance(each, Outcome | TidegateError) for each in ended.values())
+        assert all(np.allclose(_theta(each), _theta(right)) for each in outcomes)
+        # From the last round trip on some have what the others do not: it is the same model, which all had accepted.
+        assert len(outcomes) in (0, 4) or at >= 6
+        if fault in ("shorten", "close") and at < 6:
+            assert not outcomes
+
+
 # Coordinators that do wrong
 
 
@@ -487,4 +506,3 @@ def test_a_model_that_is_clearly_worse_than_a_holders_own_is_released_to_nobody(
     assert isinstance(ended["shop-00"], PolicyError)
     assert "own hold-out" in ended["shop-00"].text
     assert not [each for each in ended.values() if isinstance(each, Outcome)]
-    assert asyncio.iscoroutinefunction(pooling.hold)
