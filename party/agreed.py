@@ -116,7 +116,7 @@ def _privacy(made: Contract) -> str:
     unit = next(name for name, number in rules.UNITS.items() if number == settings["unit"])
     whose = {"row": "any one row", "client": "all rows of any one client"}[unit]
     clip = whole(settings["clip_milli"]) / 1000
-    return f"{figures}, for {whose} in the whole training; a row counts at most {clip:g} times a usual one"
+    return f"{figures}, for {whose} in the whole training; the pull of each row is cut at {clip:g} times a usual one's"
 
 
 def _helper(made: Contract) -> str:
