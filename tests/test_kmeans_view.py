@@ -153,6 +153,20 @@ def test_the_same_attack_finds_nearly_all_rows_where_there_are_no_scales(monkeyp
     assert relinked(passes, order, K)["tuned"] >= 0.9
 
 
+def test_people_far_from_everybody_in_every_column_are_not_among_the_largest_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = orders(monkeypatch)
+    x, initial = crowd(k=10)
+    # 5 deviations in each of 20 columns, as far as usual ranges go, and most pairs to tell them by.
+    x[:20] = 5 * np.sign(np.random.default_rng(5).normal(size=(20, 20)))
+    passes, _ = watched(x, initial, 2)
+    for values, at in zip(passes, order, strict=True):
+        largest = at[np.argsort(-np.log2(np.abs(values)).mean(axis=0))]
+        assert np.isin(largest[:20], np.arange(20)).sum() <= 4
+        assert np.median(np.flatnonzero(np.isin(largest, np.arange(20)))) > 500
+
+
 # Each part alone.
 
 

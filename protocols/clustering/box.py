@@ -1,4 +1,9 @@
-"""The declared box of one party's columns: what a value may be, and where clusters start. It is never read off rows."""
+"""The declared box of one party's columns: what a value may be, and where clusters start. It is never read off rows.
+
+[Su17] D. Su, J. Cao, N. Li, E. Bertino, M. Lyu, H. Jin, Differentially private k-means clustering and a hybrid approach
+to private optimization, ACM TOPS 20 (2017): sphere packing.
+[DHK25] A. Diaa, T. Humphries, F. Kerschbaum, FastLloyd, USENIX Security 2025.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +80,7 @@ class Box:
         """`count` drawn corners (count, d), far from each other, of a box `times` as large inside this one.
 
         They lie around 0 where 0 is inside, else around the middle, at equal distances from it: of centroids that
-        are all equally far from the middle of the rows, none is the nearest to most of them.   [SDW17], [DRLB25]
+        are all equally far from the middle of the rows, none is the nearest to most of them.   [Su17], [DHK25]
         """
         centre: FloatArray = np.where((self.low < 0) & (self.high > 0), 0.0, self.middle)
         half = times * np.minimum(centre - self.low, self.high - centre)

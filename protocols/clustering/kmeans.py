@@ -23,6 +23,9 @@ Learns. Each party: n, k, every row's label in every iteration, unnamed, hence s
 the inertia, from which two parties have each other's part. L also each 2^reach, of declared ranges alone. C: in
 comparator.py.
 Assumes: semi-honest parties; C does not collude with any.
+
+[Lloyd82] S. P. Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28 (1982).
+[HA85] L. Hubert, P. Arabie, Comparing partitions, J. Classification 2 (1985).
 """
 
 from __future__ import annotations
