@@ -373,8 +373,11 @@ def test_another_model_at_the_end_is_not_released(secure: bool) -> None:
     there = pool(secure=secure)
     outcome, _ = there.play()
     questions = 2 + len(outcome.curves["loss"]) + (not outcome.converged)
-    ended = pool(secure=secure).play_out(coordinate=Lying("shop-01", questions + 1, _other_theta))
+    again = pool(secure=secure)
+    ended = again.play_out(coordinate=Lying("shop-01", questions + 1, _other_theta))
     assert isinstance(ended["shop-01"], DisagreementError)
+    # Where sums are hidden it does not even vouch for it; where they are not, it finds out by what the others signed.
+    assert len(again.at_shops["shop-01"].sent) == questions + (not secure)
     assert not [each for each in ended.values() if isinstance(each, Outcome)]
 
 
