@@ -27,6 +27,14 @@ from tidegate.wire.contract import Contract, ContractParty, DataSet, Holdout, La
 
 SETTINGS: dict[str, dict[str, int | list[int]]] = {
     "federate.logistic@1": {"rounds": 8, "l2_milli": 1000, "secure": 1, "robust": 0, "least_rows": 1000},
+    "federate.private-logistic@1": {
+        "rounds": 8,
+        "l2_milli": 1000,
+        "secure": 1,
+        "clip_milli": 1000,
+        "unit": 1,
+        "least_rows": 1000,
+    },
     "federate.kmeans@1": {"k": 3, "rounds": 10, "secure": 1, "least_rows": 1000},
 }
 Coordinator = Callable[[Mapping[str, Channel]], Any]

@@ -47,6 +47,7 @@ _WIDEST = 6.0
 _LARGEST = 1e6
 _SPREADS, _MOMENTS, _ROUNDS = 0.1, 0.2, 0.7
 _HELD_OUT = 0.1
+_DROWNED = 4.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,24 @@ class Settings:
         """Of the noise on each number of an answer that has this part of the budget, where a row has length 1."""
         return self.multiplier_milli / 1000 / math.sqrt(part)
 
+    @property
+    def whole(self) -> float:
+        """The part of the budget that the training has: a row trained with is in no hold-out, a client has both."""
+        return 1.0 if self.unit == ROW else 1.0 - _HELD_OUT
+
+    @property
+    def unsure(self) -> float:
+        """How long the noise makes the matrix of moments, whose own length is about the number of rows or clients."""
+        return self.deviation(self.whole * _MOMENTS) * 2 * (self.columns + 1) * math.sqrt(2 * (self.columns + 1))
+
+    def verify_count(self, count: float) -> None:
+        """PolicyError where noise would drown what so many rows, or clients, have to say."""
+        if self.unsure > _DROWNED * count:
+            raise PolicyError(
+                "at this epsilon the noise is larger than all that the clients could say, so nothing is trained",
+                "allow more epsilon, enter fewer columns or more rows, or hide a row and not a client",
+            )
+
     def share(self, part: float, size: int) -> int:
         """Of each holder, in units of the last place of what travels."""
         return share_of(self.deviation(part), sensitivity(1.0, size, FRACTION_BITS), self.clients)
@@ -144,7 +163,7 @@ class Holder(logistic.Holder):
             to_scales = numbers_of(model, "to_scales", (d + 1, d + 1), _LARGEST)
             rows = self._x @ to_scales
             longest = math.sqrt(2 * (d + 1))
-            rows *= np.minimum(1.0, longest / np.linalg.norm(rows, axis=1))[:, None] / longest
+            rows /= np.maximum(np.linalg.norm(rows, axis=1), longest)[:, None]
             # Off the diagonal each product stands for two: so the upper triangle is as long as the whole.
             return self._pooled((rows.T @ rows * _doubled(d + 1))[np.triu_indices(d + 1)], len(rows))
         theta = numbers_of(model, "theta", (d + 1,), _LARGEST)
@@ -169,16 +188,17 @@ def _doubled(n: int) -> FloatArray:
 def _course(settings: Settings) -> Generator[Question, FloatArray, Outcome]:
     d = settings.columns
 
-    # A row that is trained with is in no hold-out, so each kind has a budget of its own; a client has both.
-    whole = 1.0 if settings.unit == ROW else 1.0 - _HELD_OUT
+    if settings.unit == CLIENT:
+        settings.verify_count(settings.clients)
 
     def question(kind: str, model: Model, size: int, part: float, told: dict[str, float] | None = None) -> Question:
         return Question(kind, model, size, told or {}, noise=settings.share(part, size))
 
     size = 2 + 2 * d
-    sums = (yield question("train.spreads", {}, size, whole * _SPREADS)) * math.sqrt(size)
-    unsure = settings.deviation(whole * _SPREADS) * math.sqrt(size)
-    count = max(float(sums[0]), 1.0)
+    sums = (yield question("train.spreads", {}, size, settings.whole * _SPREADS)) * math.sqrt(size)
+    unsure = settings.deviation(settings.whole * _SPREADS) * math.sqrt(size)
+    count = float(sums[0])
+    settings.verify_count(count)
     share = float(np.clip(sums[1] / count, 0.01, 0.99))
     mean = np.clip(sums[2 : 2 + d] / count, -1, 1)
     # What the noise alone may be is no spread of a column: it has at least so much.
@@ -187,15 +207,13 @@ def _course(settings: Settings) -> Generator[Question, FloatArray, Outcome]:
     to_scales[0, 1:] = -mean / scale
 
     size = (d + 1) * (d + 2) // 2
-    sums = yield question("train.moments", {"to_scales": to_scales}, size, whole * _MOMENTS)
-    longest = 2 * (d + 1)
+    sums = yield question("train.moments", {"to_scales": to_scales}, size, settings.whole * _MOMENTS)
     gram = np.zeros((d + 1, d + 1))
-    gram[np.triu_indices(d + 1)] = sums * longest
+    gram[np.triu_indices(d + 1)] = sums * 2 * (d + 1)
     gram = (np.triu(gram) + np.triu(gram, 1).T) / _doubled(d + 1)
     # The length of a symmetric matrix of noise; what is less is not known from nothing and is taken for that much.
-    unsure = settings.deviation(whole * _MOMENTS) * longest * math.sqrt(2 * (d + 1))
     values, vectors = np.linalg.eigh(gram / count)
-    white = (vectors / np.sqrt(np.maximum(values, max(unsure / count, 1e-6)))) @ vectors.T
+    white = (vectors / np.sqrt(np.maximum(values, max(settings.unsure / count, 1e-6)))) @ vectors.T
     to_white = to_scales @ white
 
     # theta = to_white beta; the penalty is on what stands for the scaled columns, by one row for clients' means.
@@ -207,7 +225,7 @@ def _course(settings: Settings) -> Generator[Question, FloatArray, Outcome]:
     for t in range(settings.rounds):
         model = {"theta": to_white @ beta, "to_white": to_white}
         told = {"step": steps[-1]} if steps else {}
-        sums = yield question("train", model, d + 1, whole * _ROUNDS / settings.rounds, told)
+        sums = yield question("train", model, d + 1, settings.whole * _ROUNDS / settings.rounds, told)
         gradient = sums * settings.longest + white.T @ (penalty * (white @ beta))
         step = inverse @ gradient / max(1, t)
         # No honest step is so long: noise on few rows is.
@@ -219,6 +237,4 @@ def _course(settings: Settings) -> Generator[Question, FloatArray, Outcome]:
     # Counts below zero stay: raised to zero, the noise of empty bins would add up.
     negatives, positives = np.split(counts, 2)
     area = float(np.clip(auc_of_counts(positives, negatives), 0.0, 1.0))
-    if not np.isfinite(theta).all():
-        raise PolicyError("there is so much noise that no model comes out", "allow more epsilon, or find more rows")
     return Outcome({"theta": theta}, {"step": tuple(steps), "auc": (area,)}, False)
