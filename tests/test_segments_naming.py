@@ -36,13 +36,13 @@ def test_the_three_strongest_make_a_name() -> None:
 @pytest.mark.parametrize(
     ("trait", "words"),
     [
-        (number("age_years", -1.0), "low age years"),
+        (number("age_years", -1.0), "younger"),
         (number("customer_age", -1.0), "younger"),
         (number("HouseholdIncome", 1.0), "high income"),
         (number("n_orders", 1.0, kind="whole", means=(17.0,)), "many orders"),
         (number("num_children", -1.0, kind="whole", means=(0.1,)), "no children"),
         (number("cars", 1.0, kind="whole", means=(1.1,)), "one car"),
-        (number("order_count", -1.0, kind="whole", means=(4.4,)), "few order"),
+        (number("order_count", -1.0, kind="whole", means=(4.4,)), "few orders"),
         (number("signup", 1.0, kind="date", means=(19000.0,)), "late signup"),
         (number("tenure", -1.0), "new"),
         (category("newsletter", ("0", "1"), (-1.0, 1.0)), "newsletter"),

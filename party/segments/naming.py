@@ -19,9 +19,11 @@ CLEAR = 0.25
 """How many standard deviations from everybody a segment must lie to be called by it; under that it is like them."""
 AVERAGE = "like everybody"
 _AMOUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_COUNTED = re.compile(r"^(?:n|no|num|nr|cnt|count|number|total)(?: of)? (?P<what>.+)$|^(?P<of>.+) (?:count|cnt)$")
+_COUNTED = re.compile(r"^(?:n|num|nr|cnt|count|number)(?: of)? (?P<what>.+)$|^(?P<of>.+) (?:count|cnt)$")
+_UNIT = re.compile(r" (?:years|yrs|months|days|eur|usd|gbp)$")
 _ASKED, _DONE = re.compile(r"^(?:is|was|has|had) "), frozenset({"bought", "active", "paid", "won", "lost", "sold"})
 _YES, _NO = frozenset({"yes", "true", "1", "y"}), frozenset({"no", "false", "0", "n"})
+_NO_S = frozenset({"children", "people"})
 # Columns that "high" and "low" sound odd with: what is said of much and of little.
 _COMPARED = {
     "age": ("older", "younger"),
@@ -145,7 +147,7 @@ def _is_not_so(column: str) -> str:
 def _of_number(trait: Trait, j: int, deviation: float) -> str:
     """Of much or little: "older", "high income", "two cars", "many orders", "late signup"."""
     column, much = _plain(trait.name), deviation > 0
-    compared = _COMPARED.get(column.rsplit(" ", 1)[-1])
+    compared = _COMPARED.get(_UNIT.sub("", column).rsplit(" ", 1)[-1])
     if compared is not None:
         return compared[0] if much else compared[1]
     if trait.kind == "date":
@@ -173,7 +175,10 @@ def _plain(name: str) -> str:
 
 def _counted(column: str) -> str:
     found = _COUNTED.match(column)
-    return (found.group("what") or found.group("of")) if found else column
+    if found is None:
+        return column
+    what = found.group("what") or found.group("of")
+    return what if _is_plural(what) or what in _NO_S else f"{what}s"
 
 
 def _is_plural(column: str) -> bool:
