@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from tidegate.party.bench import generate
+from tidegate.protocols.clustering.kmeans import adjusted_rand
 from tidegate.protocols.ids import normalise
 
 
@@ -71,3 +73,40 @@ def test_building_tokens_gives_the_promised_figures() -> None:
     assert figures["refresh_core_seconds"] > 0
     # A token, its row, a pseudonym and the token again.
     assert 44 <= figures["disk_bytes_per_row"] < 46
+
+
+def test_generated_groups_overlap_and_no_party_alone_sees_them(tmp_path: Path) -> None:
+    generate.write(tmp_path, rows=6000, peer_rows=6000, common=6000, brand_features=10, media_features=10, groups=5)
+    tables = {party: pq.read_table(tmp_path / f"{party}.parquet") for party in ("brand", "media")}
+    x, groups = {}, np.empty(0)
+    for party, own in tables.items():
+        people = np.array([int(email.strip().lower()[7:].split("@")[0]) for email in own["email"].to_pylist()])
+        order = np.argsort(people)
+        x[party] = np.stack([own[generate.column(j)].to_numpy() for j in range(10)], axis=1)[order]
+        groups = people[order] // 7 % 5
+    x["both"] = np.hstack([x["brand"], x["media"]])
+    agreement = {
+        name: adjusted_rand(KMeans(5, n_init=5, random_state=0).fit(each).labels_, groups) for name, each in x.items()
+    }
+    assert 0.3 < agreement["both"] < 0.95, agreement
+    assert agreement["both"] > max(agreement["brand"], agreement["media"]) + 0.05, agreement
+
+
+def test_segmenting_gives_the_promised_figures() -> None:
+    command = [sys.executable, "-m", "tidegate", "bench", "segment", "--rows", "3000", "--k", "3", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["rows"], figures["k"], figures["starts"], figures["most_iterations"]) == (3000, 3, 1, 20)
+    assert figures["seconds"] > 0
+    assert 1 <= figures["iterations"] <= 20
+    assert 2 <= figures["segments"] == len(figures["sizes"]) <= 3
+    assert sum(figures["sizes"]) == 3000
+    assert 0 < figures["explained"] < 1
+    assert set(figures["peak_rss_mb_by_party"]) == {"brand", "media", "coordinator"}
+    # Three pairs of 6 bytes from each of two parties, and once more where the last centroids have moved or few people
+    # are put elsewhere.
+    passes = figures["iterations"] + (not figures["converged"])
+    assert 36 * 3000 * passes < figures["bytes"] < 36 * 3000 * (passes + 1) + 40_000
+    # A place of one byte to each.
+    assert 2 * 3000 * passes < figures["bytes_received"] < 2 * 3000 * (passes + 1) + 40_000
