@@ -185,6 +185,14 @@ def test_a_holder_that_is_missing_stops_the_run_with_its_name() -> None:
     assert not [each for each in ended.values() if isinstance(each, Outcome)]
 
 
+def test_a_holder_that_calls_itself_by_another_name_than_its_line_is_refused() -> None:
+    there = pool(secure=False, keys=False)
+    there.sites["shop-01"], there.sites["shop-02"] = there.sites["shop-02"], there.sites["shop-01"]
+    ended = there.play_out()
+    assert isinstance(ended[""], PeerError)
+    assert "shop-01 calls itself" in ended[""].text
+
+
 # Clients that do wrong
 
 
