@@ -131,7 +131,22 @@ async def lines(serving: Serving) -> tuple[Line, Line]:
 
 
 def line_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("line to")]
+    return [thread.name for thread in threading.enumerate() if thread.name == "lines"]
+
+
+def test_a_line_goes_on_when_another_of_the_same_process_is_closed(serving: Serving) -> None:
+    async def run() -> None:
+        brand, media = await lines(serving)
+        other = await open_line(Endpoint("127.0.0.1:1", AUTHORITY.pem, *AUTHORITY.issue("brand")), RUN, "media")
+        await other.close()
+        await other.close()
+        await brand.send(b"still here")
+        assert await asyncio.wait_for(media.recv(), 10) == b"still here"
+        await brand.close()
+        await media.close()
+
+    asyncio.run(run())
+    assert line_threads() == []
 
 
 def test_frames_arrive_whole_and_in_order_and_no_thread_is_left(serving: Serving) -> None:

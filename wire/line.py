@@ -1,6 +1,6 @@
 """The line to the coordinator: gRPC over mutual TLS, and a worker's stream of sealed frames through it.
 
-A worker computes for seconds at a time. Its line therefore lives in a thread and an event loop of its own, which
+A worker computes for seconds at a time. Its lines therefore live in a thread and an event loop of their own, which
 keeps sending and receiving meanwhile, at most `DEPTH` frames ahead each way.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, wait
+from typing import Any, ClassVar
 
 import grpc
 import grpc.aio
@@ -115,6 +117,44 @@ async def open_line(endpoint: Endpoint, run: bytes, peer: str) -> Line:
     return Line(endpoint, run, peer)
 
 
+class _Thread:
+    """The thread and event loop of all lines of this process: there from the first line that is opened to the last."""
+
+    _lock = threading.Lock()
+    _here: ClassVar[_Thread | None] = None
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lines", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def enter(cls) -> _Thread:
+        """The thread, for one more line; `leave` it when that line is over."""
+        with cls._lock:
+            cls._here = cls._here or cls()
+            cls._here._lines += 1
+            return cls._here
+
+    def run(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, function: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(function)
+
+    def leave(self) -> None:
+        """The last line to leave ends the thread and waits for that."""
+        with self._lock:
+            self._lines -= 1
+            if self._lines:
+                return
+            type(self)._here = None
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 class Line:
     """Frames of one run to and from one other party; made by `open_line`, usable from any event loop."""
 
@@ -123,10 +163,10 @@ class Line:
         self._outgoing: Crossing[bytes | None] = Crossing(DEPTH)
         self._incoming: Crossing[bytes] = Crossing(DEPTH)
         self._broken: TidegateError | None = None
+        self._closed = False
         self._closing, self._over = asyncio.Event(), asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._work, name=f"line to {peer}", daemon=True)
-        self._thread.start()
+        self._thread = _Thread.enter()
+        self._serving = self._thread.run(self._work())
 
     async def send(self, frame: bytes) -> None:
         """Queues a frame; waits while DEPTH of them are on their way. Raises CarrierError once the line is broken."""
@@ -143,18 +183,22 @@ class Line:
 
     async def close(self) -> None:
         """Sends what is queued, waits at most CLOSE_S for it, and ends the thread. May be called again."""
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # the loop ended by itself between the two lines
-                self._loop.call_soon_threadsafe(self._closing.set)
-            await asyncio.to_thread(self._thread.join)
+        if self._closed:
+            return
+        self._closed = True
+        self._thread.call(self._closing.set)
+        await asyncio.to_thread(self._leave)
 
-    def _work(self) -> None:
-        """The thread: serves the line until `close`, then leaves nothing behind."""
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            try:
-                runner.run(self._serve())
-            finally:
-                self._end(CarrierError("the line is closed"))
+    def _leave(self) -> None:
+        wait([self._serving])
+        self._thread.leave()
+
+    async def _work(self) -> None:
+        """Serves the line until `close`, then leaves nothing behind."""
+        try:
+            await self._serve()
+        finally:
+            self._end(CarrierError("the line is closed"))
 
     def _end(self, reason: TidegateError) -> None:
         """Nothing more goes in or out; what has come can still be taken. The first reason counts."""
