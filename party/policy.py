@@ -27,6 +27,7 @@ stricter than what a contract may say anyway. Nothing is approved without a pers
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tomllib
 from collections.abc import Callable, Iterable
@@ -207,8 +208,19 @@ def is_auto_approved(home: Home, store: Store, campaign: Campaign, now_s: float)
         and not loosened(contract.guards)
         and not rests_on_the_brand(contract.steps)
         and not rules.needs_a_person(contract)
+        and not rules.lone_parts(contract, signed(store, me, contract.hash))
         and not problems(home, store, contract, now_s)
     )
+
+
+def signed(store: Store, me: str, but: bytes) -> list[Contract]:
+    """The contracts that this party has signed and this version can read, without the one of this hash."""
+    found = []
+    for campaign in store.campaigns():
+        if campaign.hash != but and me in store.signatures(campaign.hash):
+            with contextlib.suppress(DisagreementError):
+                found.append(campaign.contract)
+    return found
 
 
 def loosened(guards: Guards) -> list[str]:

@@ -136,6 +136,8 @@ def contract(store: Store, campaign: Campaign, me: str, problems: list[TidegateE
     learned(made)
     for line in changes(store, campaign, me):
         say(line)
+    for line in rules.lone_parts(made, policy.signed(store, me, made.hash)):
+        say(f"attention: {line}", "yellow")
     for problem in problems:
         say(f"Not acceptable here: {problem.text}{f' ({problem.hint})' if problem.hint else ''}", "red")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -350,6 +352,22 @@ def test_the_bounds_are_those_that_the_apps_accept() -> None:
     assert form.ROUNDS[rules.KMEANS] in range(1, kmeans.MOST_ROUNDS + 1)
 
 
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.mark.parametrize(
+    ("page", "after"),
+    [("horizontal-campaigns.md", "## Shop A"), ("campaign-file.md", "## Clients with the same columns")],
+)
+def test_the_files_in_the_documentation_have_no_unknown_keys(street: Street, page: str, after: str) -> None:
+    text = (DOCS / page).read_text().split(after)[1]
+    file = re.search(r"    \[campaign\]\n(?:    .*\n|\n)+", text)
+    assert file is not None
+    lines = told(street, textwrap.dedent(file[0]))
+    assert lines
+    assert not [line for line in lines if "unknown" in line or "steps." in line], lines
+
+
 # The rules at every client
 
 
@@ -570,6 +588,32 @@ def test_a_standing_approval_covers_defaults_alone(street: Street) -> None:
     assert not is_approved(few)
     shop.home.policy_toml.write_text(STANDING.replace(', "shop-c"', ""))
     assert not is_approved(contract)
+
+
+def test_a_cohort_that_differs_by_one_client_from_an_earlier_one_is_pointed_out_and_needs_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    street = make_street(tmp_path, FIVE)
+    shop, all_five = street.shops["shop-b"], contract_of(street, ALL_FIVE)
+    standing = STANDING.replace('"shop-c"]', '"shop-c", "shop-d", "shop-e"]')
+    shop.home.policy_toml.write_text(standing)
+    four = contract_of(street, ALL_FIVE.replace(', "shop-e"]', "]"))
+    three = contract_of(street, CAMPAIGN.replace('"shop-c"]', '"shop-d"]'))
+    others = contract_of(street, CAMPAIGN.replace('"shop-b", "shop-c"]', '"shop-c", "shop-e"]'))
+    assert policy.is_auto_approved(shop.home, shop.store, proposed(four), NOW_S)
+    shop.store.put_campaign(all_five, "shop-a")
+    shop.store.add_signature(all_five.hash, "shop-b", shop.identity.sign(signed_bytes(all_five.hash)))
+    assert not policy.is_auto_approved(shop.home, shop.store, proposed(four), NOW_S)
+    # The same clients once more show nobody's part, nor do cohorts that three clients or more tell apart.
+    assert policy.is_auto_approved(shop.home, shop.store, proposed(contract_of(street, ALL_FIVE)), NOW_S)
+    assert rules.lone_parts(three, [others]) == []
+    assert rules.lone_parts(three, [all_five])[0].endswith("is the part of shop-c and shop-e")
+    page = shown(lambda: screen.contract(shop.store, proposed(four), "shop-b", []), monkeypatch)
+    assert "is with shop-e: the difference of both sums is the part of shop-e" in " ".join(page.split())
+    assert rules.lone_parts(all_five, [four])[0].endswith(
+        "without shop-e: the difference of both sums is the part of shop-e"
+    )
+    street.close()
 
 
 def test_updates_in_the_clear_are_never_approved_without_a_person(five: Street) -> None:

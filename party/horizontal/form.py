@@ -125,6 +125,7 @@ class HorizontalForm(Form):
             self.wrong("features.columns", expected, f"{size // 1024} KiB", "enter fewer columns")
             return None
         self.checked.remarks += policy.loosened(guards) + rules.attention(made)
+        self.checked.remarks += rules.lone_parts(made, policy.signed(store, me, made.hash))
         return made
 
     @staticmethod

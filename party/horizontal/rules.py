@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -170,6 +171,24 @@ def check_own_label(contract: Contract, data: Dataset) -> None:
     if label.column:
         rows = pa.concat_tables(table.blocks(data.path, [label.column], 2**20))
         table.binary(rows, label.column, label.positive)
+
+
+def lone_parts(made: Contract, earlier: Iterable[Contract]) -> list[str]:
+    """A line for each earlier contract of which the sums, with those of this one, show one or two clients' parts."""
+    if not made.is_horizontal:
+        return []
+    lines, now = [], {party.identity: party.name for party in made.parties}
+    for before in earlier:
+        then = {party.identity: party.name for party in before.parties} if before.is_horizontal else now
+        more, less = then.keys() - now.keys(), now.keys() - then.keys()
+        if 1 <= len(more | less) < LEAST_CLIENTS:
+            names = " and ".join(sorted({**then, **now}[key] for key in more | less))
+            other = f"with {names}" if not less else f"without {names}" if not more else "of other clients"
+            lines.append(
+                f"{before.campaign} ({before.short}), which was signed here, is {other}: the difference of both sums "
+                f"is the part of {names}"
+            )
+    return lines
 
 
 def is_usable(column: dict[str, Any]) -> bool:
