@@ -39,7 +39,7 @@ def together(work: Callable[[Side, int], Awaitable[Any]]) -> list[Any]:
                 await comparator.end(sides[number].helper)
 
         found = await asyncio.gather(one(0), one(1), comparator.comparator({"a": first[1], "b": second[1]}))
-        return found[:2]
+        return list(found[:2])
 
     return asyncio.run(asyncio.wait_for(played(), 60))
 
@@ -100,9 +100,11 @@ def test_where_nobody_differs_the_step_ends_in_words() -> None:
     x = [np.zeros((100, 1))] * 2
     order = np.arange(100)
     for k in (0, 3):
-        for outcome in together(
-            lambda side, i, k=k: formed(side, x[i], k=k, most_k=3, starts=2, iterations=5, floor=FLOOR, order=order)
-        ):
+
+        async def split(side: Side, i: int, k: int = k) -> Any:
+            return await formed(side, x[i], k=k, most_k=3, starts=2, iterations=5, floor=FLOOR, order=order)
+
+        for outcome in together(split):
             assert isinstance(outcome, PolicyError), outcome
 
 

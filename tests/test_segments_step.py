@@ -60,7 +60,7 @@ def contract(there: Tables, protocol: str = KMEANS, settings: dict[str, int] | N
 
 
 def left(there: Tables, party: str, made: Any, name: str) -> Path:
-    return there.results(party, made) / made.steps[0].name / name
+    return Path(there.results(party, made) / made.steps[0].name / name)
 
 
 def segment_of(there: Tables, made: Any, n: int) -> np.ndarray:
