@@ -108,6 +108,15 @@ def test_report_is_one_offline_file(played: tuple[Path, str]) -> None:
         assert outside not in page
 
 
+def test_report_names_nobody(played: tuple[Path, str]) -> None:
+    rows = pq.read_table(played[0] / "data" / "brand.parquet", columns=["email", "phone"])
+    known = {value for name in rows.column_names for value in rows[name].to_pylist() if value}
+    for name in ("report.html", "report.json"):
+        text = (played[0] / name).read_text()
+        assert "@example" not in text.casefold()
+        assert not [value for value in known if value in text]
+
+
 def test_each_party_holds_its_own_results_only(played: tuple[Path, str]) -> None:
     out, _ = played
     assert list((out / "brand").rglob("scores.parquet"))

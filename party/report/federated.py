@@ -7,7 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import plots
-from .markup import NBSP, Column, Html, Row, bar, card, element, joined, name, opening, small, table, title, two
+from .markup import (
+    NBSP,
+    Column,
+    Html,
+    Row,
+    bar,
+    card,
+    element,
+    joined,
+    name,
+    opening,
+    profiles,
+    small,
+    table,
+    title,
+    two,
+)
 from .wording import at, count, decimal, listed, share, short, signed
 
 Report = Mapping[str, Any]
@@ -246,4 +262,4 @@ def _centres(facts: Facts) -> Html:
         f"The centres of the groups, the {len(shown)} columns of {len(lines)} that tell most. To the right of the line "
         f"is over the mean of all rows, to the left under; a full bar is {_FULL_BAR:g} standard deviations or more."
     )
-    return card(title("What tells them apart"), table(columns, shown, "profiles"), small(note))
+    return card(title("What tells them apart"), profiles(columns, shown), small(note))

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 NBSP = "\u00a0"
 
 
+_FEW_PROFILES = 6
+
+
 class Html(str):
     """Text that is markup already. Only this module and fixed text of ours make it."""
 
@@ -68,6 +71,11 @@ def table(columns: Sequence[Column], rows: Iterable[Row], kind: str | None = Non
         rest = (element("td", cell, class_=at.kind) for cell, at in zip(row.cells[1:], columns[1:], strict=True))
         body.append(element("tr", first, *rest, class_=row.kind))
     return element("div", element("table", head, element("tbody", *body), class_=kind), class_="scroll")
+
+
+def profiles(columns: Sequence[Column], rows: Iterable[Row]) -> Html:
+    """A table with a bar in each cell but the first: of many groups it is wider than a narrow page, and scrolls."""
+    return table(columns, rows, "profiles many" if len(columns) > _FEW_PROFILES else "profiles")
 
 
 def card(*inside: object) -> Html:

@@ -132,6 +132,7 @@ def segment_sizes(sizes: Sequence[int]) -> Html:
         axes.set_yticks(places, [str(place) for place in places])
         axes.set_ylim(len(sizes) + 0.6, 0.4)
         axes.set_xlim(0, max(sizes) / total * 1.18)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(_tick)
         axes.set(xlabel="share of the people", ylabel="segment")
         said = ", ".join(f"segment {place}: {size:,}" for place, size in zip(places, sizes, strict=True))

@@ -23,6 +23,7 @@ from .markup import (
     lines,
     name,
     opening,
+    profiles,
     small,
     table,
     text,
@@ -214,7 +215,7 @@ def _profiles(report: Report, segments: Sequence[Facts], marks: Sequence[Sequenc
         "Each bar says how far a segment’s average is from everybody’s: to the right over, to the left under, a full "
         f"one by {_FULL_BAR:g} standard deviations or more. The number is the index: 100 is everybody."
     )
-    return card(title("What tells them apart"), table(columns, rows, "profiles"), small(note))
+    return card(title("What tells them apart"), profiles(columns, rows), small(note))
 
 
 def _bar(mark: _Mark) -> Html:
