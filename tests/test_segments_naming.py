@@ -114,3 +114,16 @@ def test_whatever_the_cards_all_names_differ_and_name_no_column_twice(
     for j in range(4):
         phrases = naming._one_a_column(naming._phrases([own, theirs], j))
         assert len({(each.side, each.column) for each in phrases}) == len(phrases)
+
+
+def test_columns_that_say_the_same_under_kindred_names_are_said_once() -> None:
+    own = [
+        number("car_policies", 1.0, -0.8, 0.0),
+        number("car_premium", 0.95, -0.8, 0.05),
+        number("no_car", -0.97, 0.8, 0.0),
+        number("fire_policies", 0.6, 0.7, -0.9),
+        number("tenure", 0.5, 0.5, 0.5),
+    ]
+    first, second, _ = naming.names([own], 3)
+    assert first == "high car policies, high fire policies, long-standing"
+    assert second == "low car policies, high fire policies, long-standing"

@@ -17,6 +17,8 @@ from tidegate.protocols.clustering.cards import Trait
 WORDS = 3
 CLEAR = 0.25
 """How many standard deviations from everybody a segment must lie to be called by it; under that it is like them."""
+ALIKE = 0.15
+"""How far two columns may lie apart in any segment, as a part of how far they lie from everybody, to say the same."""
 AVERAGE = "like everybody"
 _AMOUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _COUNTED = re.compile(r"^(?:n|num|nr|cnt|count|number)(?: of)? (?P<what>.+)$|^(?P<of>.+) (?:count|cnt)$")
@@ -42,6 +44,7 @@ class _Phrase:
     column: str
     words: str
     strength: float
+    profile: tuple[float, ...]
 
 
 def names(sides: Sequence[Sequence[Trait]], k: int) -> list[str]:
@@ -70,14 +73,26 @@ def _one_a_column(phrases: Sequence[_Phrase]) -> list[_Phrase]:
     """The strongest phrase of each column, and of those that would say the same the strongest."""
     columns: set[tuple[int, str]] = set()
     words: set[str] = set()
-    kept = []
+    kept: list[_Phrase] = []
     for each in phrases:
         if (each.side, each.column) in columns or each.words.casefold() in words:
+            continue
+        if any(_is_told_by(each, other) for other in kept):
             continue
         columns.add((each.side, each.column))
         words.add(each.words.casefold())
         kept.append(each)
     return kept
+
+
+def _is_told_by(one: _Phrase, other: _Phrase) -> bool:
+    """Whether the columns share a word and lie alike, or just opposite, in all segments: car policies, car premium."""
+    shared = {word for word in _plain(one.column).split() if len(word) > 2} & set(_plain(other.column).split())
+    if one.side != other.side or not shared:
+        return False
+    here, there = np.array(one.profile), np.array(other.profile)
+    far = min(float(np.abs(here - there).max()), float(np.abs(here + there).max()))
+    return far <= ALIKE * float(np.abs(there).max())
 
 
 def _both_sides(phrases: Sequence[_Phrase], count: int) -> list[_Phrase]:
@@ -105,7 +120,8 @@ def _phrases(sides: Sequence[Sequence[Trait]], j: int) -> list[_Phrase]:
                     _of_category(trait, label, deviation, shared) if trait.labels else _of_number(trait, j, deviation)
                 )
                 if words:
-                    found.append(_Phrase(side, trait.name, words, abs(deviation)))
+                    profile = tuple(np.nan_to_num(trait.deviations[:, label]).tolist())
+                    found.append(_Phrase(side, trait.name, words, abs(deviation), profile))
     return found
 
 
