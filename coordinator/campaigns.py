@@ -197,9 +197,12 @@ class Scheduler:
         read_receipt: ReceiptReader,
         new_run: Callable[[], bytes],
         runs_per_party: int = 4,
+        own_runs: int = 16,
     ) -> None:
         self._campaigns = {campaign.contract: campaign for campaign in campaigns}
-        self._read_receipt, self._new_run, self._runs_per_party = read_receipt, new_run, runs_per_party
+        self._read_receipt, self._new_run = read_receipt, new_run
+        # The coordinator's own limit is another than a party's: one party's runs must not take all of its places.
+        self._runs_per_party, self._own_runs = runs_per_party, own_runs
         # What each attending party holds: (contract, step) -> run -> receipt. Who is not in it is not here.
         self._here: dict[str, dict[tuple[bytes, int], dict[bytes, bytes]]] = {}
         # Runs that a party was told to stop on its present line: a "prepared" that crossed the Stop no longer counts.
@@ -550,11 +553,14 @@ class Scheduler:
                 step = campaign.steps[index]
                 if step.waits_for or at.steady_s < step.not_before_s:
                     continue
-                if all(party in self._here and busy.get(party, 0) < self._runs_per_party for party in step.parties):
+                if all(party in self._here and busy.get(party, 0) < self._most_runs(party) for party in step.parties):
                     for party in step.parties:
                         busy[party] = busy.get(party, 0) + 1
                     self._start(campaign, index, at)
                     break
+
+    def _most_runs(self, party: str) -> int:
+        return self._own_runs if party == COORDINATOR else self._runs_per_party
 
     def _finish_held(self, campaign: Campaign, at: Moment) -> bool:
         """Commits a run of one of the next steps that all its parties hold, if there is one."""

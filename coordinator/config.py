@@ -15,7 +15,7 @@ from typing import Any
 from tidegate.protocols.channel import ConfigError
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})")
-_LIMITS = {"runs_per_party": (1, 1000), "bytes_per_run": (2**20, 2**60)}
+_LIMITS = {"runs_per_party": (1, 1000), "own_runs": (1, 1000), "bytes_per_run": (2**20, 2**60)}
 _FILE = """\
 # Where parties dial. Invites and the server's certificate name it.
 address = "{address}"
@@ -23,6 +23,8 @@ address = "{address}"
 [limits]
 # How many runs of one party may go on at the same time.
 runs_per_party = 4
+# In how many runs the coordinator itself may play a part at the same time; each takes a process of its own.
+own_runs = 16
 # How many bytes one run may move through this coordinator, both directions together.
 bytes_per_run = 100_000_000_000
 """
@@ -34,6 +36,7 @@ class Settings:
 
     address: str
     runs_per_party: int = 4
+    own_runs: int = 16
     bytes_per_run: int = 10**11
 
 
@@ -91,7 +94,7 @@ class Home:
             raise ConfigError(f"cannot read {self.settings_file}: {error}", "repair the file") from None
         limits = raw.get("limits", {})
         if not isinstance(limits, dict) or set(raw) - {"address", "limits"} or set(limits) - set(_LIMITS):
-            keys = f"address and, under [limits], {' and '.join(_LIMITS)}"
+            keys = f"address and, under [limits], {', '.join(_LIMITS)}"
             raise ConfigError(f"{self.settings_file}: expected the keys {keys}", "remove the others")
         for name, value in limits.items():
             self._check_limit(name, value)

@@ -87,6 +87,7 @@ class Coordinator(RelayServicer):
             read_receipt=self._read_receipt,
             new_run=lambda: os.urandom(16),
             runs_per_party=settings.runs_per_party,
+            own_runs=settings.own_runs,
         )
         self._nodes: dict[str, _Node] = {}
         self._identity = members.own_identity(home)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tidegate import __version__
+from tidegate.protocols.channel import CarrierError
 from tidegate.protocols.primitives.randomness import Randomness
 from tidegate.wire import pairs, receipt
 from tidegate.wire.ending import PASSING, describe, public_reason, together
@@ -40,9 +43,9 @@ def main() -> int:
     try:
         _say({"prepared": asyncio.run(attempt(order)).hex()})
     except Exception as error:
+        _say({"error": describe(error)})
         if os.environ.get("TIDEGATE_DEBUG"):
             raise
-        _say({"error": describe(error)})
         return 1
     return 0
 
@@ -88,12 +91,21 @@ async def attempt(order: Order) -> bytes:
             digests = await together(*(session.finish() for session in sessions))
         except Exception as error:
             again = describe(error)["kind"] in PASSING
-            reason = public_reason(error, pairs.COORDINATOR)
+            reason = _reason(error, parties)
             await together(*(session.abort(reason, again=again) for session in sessions))
             raise
     finally:
         await together(*(line.close() for line in lines))
     return receipt.make(identity, contract, order.step, run, b"".join(digests))
+
+
+def _reason(error: BaseException, parties: Sequence[str]) -> str:
+    """What the parties are told. They talk to nobody else in such a run, so whose line broke they learn here alone."""
+    if isinstance(error, CarrierError):
+        for party in parties:
+            if re.search(rf"\b{re.escape(party)}\b", error.text):
+                return f"the line to {party} broke"
+    return public_reason(error, pairs.COORDINATOR)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.coordinator_fixture import Caller, Running, invite, prepare, process, until
 from tests.real_parties import is_alive
+from tests.test_campaigns import World
 from tests.test_coordinator import CONTRACT, Node, command, docket, opened, outside, play, refused
 from tidegate import __version__
 from tidegate.coordinator import members
@@ -437,3 +438,30 @@ def test_an_invite_tells_whose_key_the_coordinator_has(tmp_path: Path) -> None:
     home = prepare(tmp_path / "coordinator")
     made = invite(home, "brand")
     assert Invite.parse(made.to_text()).identity == identity_of(home)
+
+
+def test_its_places_are_not_used_up_by_the_runs_that_one_party_may_have() -> None:
+    world = World(("a", "b", "c", "d", "e", "f"), runs_per_party=1, own_runs=2)
+    world.here(*world.parties, "coordinator")
+
+    def file(first: str, second: str) -> bytes:
+        contract = os.urandom(32)
+        made = pb.Docket(contract=contract, parties=(first, second), steps=["segment"], signature=b"s")
+        made.members.append(pb.Members(parties=(first, second, "coordinator")))
+        made.expires_s = int(world.at.wall_s) + 86_400
+        world.do(world.scheduler.file(first, made, world.at))
+        world.do(world.scheduler.sign(second, contract, b"s", world.at))
+        return contract
+
+    def going() -> set[bytes]:
+        return {contract for contract, kept in world.disk.items() if kept.state == "running"}
+
+    first, again, second, third = file("a", "b"), file("a", "b"), file("c", "d"), file("e", "f")
+    # a and b have one place each, and the coordinator two.
+    assert going() == {first, second}
+    run = world.heard("a", "start")[0].start.run
+    for party in ("a", "b", "coordinator"):
+        ended = pb.Ended(contract=first, step=0, run=run, error="policy")
+        world.do(world.scheduler.ended(party, ended, world.at))
+    assert going() == {second, again}
+    assert third not in going()
