@@ -397,6 +397,14 @@ _TRAIN_SETTINGS = {
     "early_stop": (0, 1),
     "importance": (0, 1),
 }
+_SEGMENT_SETTINGS = {
+    "k": (0, SEGMENTS[1]),
+    "most_k": SEGMENTS,
+    "starts": STARTS,
+    "iterations": ITERATIONS,
+    "brand_weight": (1, 10**6),
+    "media_weight": (1, 10**6),
+}
 _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
     "doctor.oprf@1": {"sample": SAMPLE_ROWS},
     "match.oprf-epoch@1": {"prefix_bits": PREFIX_BITS},
@@ -405,14 +413,8 @@ _INTEGER_SETTINGS: dict[str, dict[str, tuple[int, int]]] = {
     "train.fourier-lr-several@1": _TRAIN_SETTINGS,
     "train.fourier-lr-seeds@1": {**_TRAIN_SETTINGS, "others_per_seed": OTHERS_PER_SEED},
     "expand.rows@1": {"control_percent": CONTROL_PERCENT},
-    "segment.kmeans@1": {
-        "k": (0, SEGMENTS[1]),
-        "most_k": SEGMENTS,
-        "starts": STARTS,
-        "iterations": ITERATIONS,
-        "brand_weight": (1, 10**6),
-        "media_weight": (1, 10**6),
-    },
+    "segment.kmeans@1": _SEGMENT_SETTINGS,
+    "segment.kmeans-several@1": _SEGMENT_SETTINGS,
     **rules.SETTINGS,
 }
 # Exactly one of them says how large the audiences of expand are; each value lies in its range.
@@ -477,7 +479,7 @@ def _check_joint(contract: Contract, steps: dict[str, Step]) -> None:
         return
     asked = {
         "a model of the media's columns alone": "train" in steps and steps["train"].settings["lookalike_steps"],
-        "a model of another campaign": contract.model,
+        "a model of another campaign": contract.model and models.makers(list(steps)) != ("segment",),
         "differential privacy": contract.privacy.epsilon_milli,
     }
     for what, there in asked.items():
@@ -566,12 +568,13 @@ def _check_ledger(home: Home, store: Store, contract: Contract, policy: Policy, 
     for index, step in enumerate(contract.steps):
         if step.step == "train" and me.role == "media":
             kind, amount, limit = "train_steps", optimiser_steps(step), contract.guards.train_steps
-        elif step.step in ("segment", "assign"):
+        elif step.step in budget.STEPS:
             kind, amount, limit = budget.KIND, budget.passes(step), budget.MOST
         else:
             continue
-        partner = contract.peer(me.name, step).name
-        store.check_room(store.dataset(me.data.name).digest, partner, kind, amount, limit, contract.hash, index)
+        digest = store.dataset(me.data.name).digest
+        for partner in budget.partners(contract, me.name, step):
+            store.check_room(digest, partner, kind, amount, limit, contract.hash, index)
 
 
 def optimiser_steps(step: Step) -> int:

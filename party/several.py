@@ -37,12 +37,35 @@ def _matched(job: Job, media: str) -> IntArray:
     return read_rows(job.earlier[name])
 
 
-def _enough(job: Job, rows: int) -> None:
-    if rows < job.contract.guards.floor:
+def _enough(rows: int, least: int) -> None:
+    if rows < least:
         raise PolicyError(
-            f"fewer than {job.contract.guards.floor} people are known to the brand and to all media",
-            "match more people, or train with one of the media",
+            f"fewer than {least} people are known to the brand and to all media",
+            "match more people, or ask one of the media alone",
         )
+
+
+async def brand_rows(job: Job, least: int) -> tuple[IntArray, bytes]:
+    """The brand's rows that all media have matched too, in the order that all share, and what the lead has drawn.
+
+    PolicyError, before anything is sent, where they are fewer than `least`.
+    """
+    media = [party.name for party in job.contract.media]
+    rows, places = several.in_common([_matched(job, name) for name in media], job.randomness)
+    _enough(len(rows), least)
+    return rows, await several.brand_places([job.channels[name] for name in media], places)
+
+
+async def media_rows(job: Job, channel: Channel, least: int) -> tuple[IntArray, bytes]:
+    """A media's rows of the same people in the same order, and what the lead has drawn; `channel` is the brand's."""
+    leads, others = _others(job)
+    matched = _matched(job, job.party)
+    if leads:
+        places, seed = await several.lead_places(channel, others, len(matched), job.randomness)
+    else:
+        places, seed = await several.follower_places(channel, others[0], len(matched))
+    _enough(len(places), least)
+    return matched[places], seed
 
 
 def _drawn_out(job: Job, seed: bytes, n: int) -> NDArray[np.bool_]:
@@ -58,9 +81,7 @@ def _keep_rows(job: Job, rows: IntArray) -> None:
 async def train_brand(job: Job, _channel: Channel) -> Facts:
     media = [party.name for party in job.contract.media]
     channels = [job.channels[name] for name in media]
-    rows, places = several.in_common([_matched(job, name) for name in media], job.randomness)
-    _enough(job, len(rows))
-    seed = await several.brand_places(channels, places)
+    rows, seed = await brand_rows(job, job.contract.guards.floor)
     labels = labels_of(job, rows)
     drawn = held_out_rows(job, rows) if job.contract.holdout.column else _drawn_out(job, seed, len(rows))
     train, tested = labels.known & ~drawn, labels.known & drawn
@@ -129,13 +150,7 @@ async def _coefficients(job: Job, of_all: several.Trained) -> list[Facts]:
 async def train_media(job: Job, channel: Channel) -> Facts:
     training.reserve(job)
     leads, others = _others(job)
-    matched = _matched(job, job.party)
-    if leads:
-        places, seed = await several.lead_places(channel, others, len(matched), job.randomness)
-    else:
-        places, seed = await several.follower_places(channel, others[0], len(matched))
-    _enough(job, len(places))
-    rows = matched[places]
+    rows, seed = await media_rows(job, channel, job.contract.guards.floor)
     train, held_out = await receive_split(channel, len(rows))
     if not job.contract.holdout.column:
         # Held-out rows get exact scores, so the brand does not choose them; it may only leave out unlabelled ones.

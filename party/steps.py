@@ -27,6 +27,7 @@ from . import (
 from .horizontal import client
 from .job import Facts, Job
 from .segments import assign, segment
+from .segments import several as segments_several
 
 
 async def play(job: Job, channel: Channel) -> Facts:
@@ -79,6 +80,10 @@ _ROLES: dict[tuple[str, str], Callable[[Job, Channel], Awaitable[Facts]]] = {
     ("segment.kmeans@1", "media"): segment.media,
     ("assign.kmeans@1", "brand"): assign.brand,
     ("assign.kmeans@1", "media"): assign.media,
+    ("segment.kmeans-several@1", "brand"): segments_several.segment_brand,
+    ("segment.kmeans-several@1", "media"): segments_several.segment_media,
+    ("assign.kmeans-several@1", "brand"): segments_several.assign_brand,
+    ("assign.kmeans-several@1", "media"): segments_several.assign_media,
     ("federate.logistic@1", "client"): client.logistic,
     ("federate.private-logistic@1", "client"): client.private_logistic,
     ("federate.kmeans@1", "client"): client.kmeans,

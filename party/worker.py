@@ -32,6 +32,7 @@ from .noise import discrete_gaussian
 from .order import Order, is_result_of
 from .pacing import Pacing
 from .progress import Progress
+from .segments import budget
 from .steps import play
 from .store import Store
 
@@ -72,6 +73,7 @@ async def attempt(order: Order) -> dict[str, Any]:
     step = contract.steps[order.step]
     members = contract.on_line(step)
     peers = pairs.peers(members, me.name)
+    partners = budget.partners(contract, me.name, step)
     identity = home.load_identity()
     registered = store.dataset(me.data.name)
     if table.commitment(registered.path, registered.salt) != me.data.commitment:
@@ -83,10 +85,12 @@ async def attempt(order: Order) -> dict[str, Any]:
         _check_result(home.results(contract.short, name), name, run)
 
     def charge(kind: str, amount: int, limit: int) -> None:
-        store.charge(registered.digest, peers[0], kind, amount, limit, order.contract, order.run)
+        for partner in partners:
+            store.charge(registered.digest, partner, kind, amount, limit, order.contract, order.run)
 
     def reserve(kind: str, amount: int, limit: int) -> None:
-        store.check_room(registered.digest, peers[0], kind, amount, limit, order.contract, order.step)
+        for partner in partners:
+            store.check_room(registered.digest, partner, kind, amount, limit, order.contract, order.step)
 
     def spent(kind: str) -> int:
         return store.spent(registered.digest, peers[0], kind)

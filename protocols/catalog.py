@@ -76,6 +76,13 @@ _PUT = (
     "which group each matched person is in, to the media without names; and each time that a group of fewer than "
     "{floor} of these people is left out, into which they come then"
 )
+_OF_ALL = "which of its matched people all the other media matched too"
+_GROUPED_BY_ALL = _ASSIGNED.replace("matched person", "person that all have in common")
+_PUT_BY_ALL = _PUT.replace("matched person", "person that all have in common")
+_ALL_OTHERS = (
+    "how far the people of all groups are from their group's centre by the columns of all other parties together, one "
+    "figure for each start, and of no party alone"
+)
 _COMPARED = (
     "how many people are grouped and into how many groups; in each iteration, for each person and pair of groups, "
     "whether one is nearer than the other, under a mask and at a secret scale of its own, the people in a fresh secret "
@@ -84,6 +91,14 @@ _COMPARED = (
 _APART = (
     "the coordinator works together with none of the parties: with one of them it could work out the other's "
     "distances, and from those over many iterations its columns"
+)
+_APART_OF_ALL = (
+    "the coordinator works together with none of the parties: with the brand it could work out the distances of each "
+    "media, with a media those of all others together, and from those over many iterations their columns"
+)
+_OTHERS_APART = (
+    "not all parties but one work together: they could take their own part off the figures of all and have that one's "
+    "alone"
 )
 _COHORT = (
     "the coordinator works together with fewer than all but two of the clients: with all but one it could take their "
@@ -359,6 +374,46 @@ _ENTRIES = (
         },
         assumes=("each party follows the protocol", _APART),
         alignment="shown",
+        helper=True,
+    ),
+    Entry(
+        name="segment.kmeans-several@1",
+        step="segment",
+        needs=("match",),
+        title="Split the people that the brand has in common with all media into groups by everybody's columns",
+        learns={
+            "brand": (
+                _GROUPED_BY_ALL,
+                "a card of each group of {floor} or more people, smaller ones being merged: how many they are, and of "
+                "each of the granted columns of each media the mean, in 3 digits, or the share of each value that "
+                "{floor} or more of them have, in whole percents, beside those of all",
+                _ALL_OTHERS,
+            ),
+            "media": (
+                _OF_ALL,
+                _GROUPED_BY_ALL,
+                f"{_ALL_OTHERS}; nothing else of the columns of the brand or of another media",
+            ),
+            "coordinator": (*_COORDINATOR, _COMPARED),
+        },
+        assumes=("each party follows the protocol", _APART_OF_ALL, _OTHERS_APART),
+        alignment="shown",
+        several=True,
+        helper=True,
+    ),
+    Entry(
+        name="assign.kmeans-several@1",
+        step="assign",
+        needs=("match", "segment"),
+        title="Put people that all have in common into the groups that an earlier campaign with all has found",
+        learns={
+            "brand": (_PUT_BY_ALL,),
+            "media": (_OF_ALL, _PUT_BY_ALL),
+            "coordinator": (*_COORDINATOR, _COMPARED),
+        },
+        assumes=("each party follows the protocol", _APART_OF_ALL),
+        alignment="shown",
+        several=True,
         helper=True,
     ),
     Entry(

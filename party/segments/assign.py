@@ -20,16 +20,26 @@ from .segment import IntArray, side_of, sized, spend, write_people
 
 
 async def brand(job: Job, _channel: Channel) -> Facts:
+    return await brand_over(job, aligned(job))
+
+
+async def media(job: Job, _channel: Channel) -> Facts:
+    return await media_over(job, aligned(job))
+
+
+async def brand_over(job: Job, rows: IntArray) -> Facts:
+    """The brand's part over its `rows`, with all media of the step."""
     kept = _kept(job)
-    rows, segment, left_out = await _assigned(job, kept)
+    segment, left_out = await _assigned(job, kept, rows)
     names = [str(name) for name in kept["names"]]
     write_people(job, rows, segment, names)
     return _facts(job, kept, segment, left_out, names)
 
 
-async def media(job: Job, _channel: Channel) -> Facts:
+async def media_over(job: Job, rows: IntArray) -> Facts:
+    """A media's part over its `rows` of the same people."""
     kept = _kept(job)
-    _, segment, left_out = await _assigned(job, kept)
+    segment, left_out = await _assigned(job, kept, rows)
     return _facts(job, kept, segment, left_out, [])
 
 
@@ -37,9 +47,9 @@ def _kept(job: Job) -> Facts:
     return models.part(models.for_step(job, "segment"), "segments")
 
 
-async def _assigned(job: Job, kept: Facts) -> tuple[IntArray, IntArray, list[int]]:
-    """This party's rows of the people, the segment of each as it was numbered, and which segments were left out."""
-    rows, floor = aligned(job), job.contract.guards.floor
+async def _assigned(job: Job, kept: Facts, rows: IntArray) -> tuple[IntArray, list[int]]:
+    """The segment of each row as it was numbered, and which segments were left out."""
+    floor = job.contract.guards.floor
     recipe, centroids = columns.Recipe.from_json(kept["recipe"]), np.array(kept["centroids"], np.float64)
     if centroids.ndim != 2 or centroids.shape[1] != recipe.width:
         raise ConfigError("the segments kept here cannot be read", "restore them from a backup, or segment again")
@@ -52,7 +62,7 @@ async def _assigned(job: Job, kept: Facts) -> tuple[IntArray, IntArray, list[int
     labels, stay = await merged(side, x, labels, centroids, floor=floor, least=1)
     await comparator.end(side.helper)
     left_out = np.setdiff1d(np.arange(len(centroids)), stay) + 1
-    return rows, stay[labels].astype(np.int64), left_out.tolist()
+    return stay[labels].astype(np.int64), left_out.tolist()
 
 
 def _facts(job: Job, kept: Facts, segment: IntArray, left_out: list[int], names: list[str]) -> Facts:

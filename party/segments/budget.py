@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tidegate.wire.contract import Step
+from tidegate.wire.contract import Contract, Step
 
+STEPS = ("segment", "assign")
 KIND, MOST = "segment passes", 2000
 """For one state of a data set, over all campaigns. Each pass tells either side at most log2(k) bits a person. How much
 of the other's columns can be had from many is not known, so the limit is a judgement: about three campaigns that choose
@@ -11,6 +12,13 @@ k, or twenty that name it."""
 MOST_K = 10
 SAMPLE_STARTS, SAMPLE_ITERATIONS = 3, 10
 """On each half of the sample on which k is chosen."""
+
+
+def partners(contract: Contract, party: str, step: Step) -> list[str]:
+    """Towards whom a party's data set spends in a step: all others where each learns the groups, else its peer."""
+    if step.step in STEPS:
+        return [other.name for other in contract.members(step) if other.name != party]
+    return [contract.peer(party, step).name]
 
 
 def passes(step: Step) -> int:

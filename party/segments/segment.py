@@ -1,6 +1,6 @@
 """The step segment: the people both sides have in groups by both sides' columns, and a card of each group.
 
-brand                                               media
+brand                                               media (or each of several: several.py)
   its columns, in the ranges that are declared        a ledger entry at both for all iterations that may come
   both: segments of enough people (forming.py)
   cards of the media's columns     <-----             of segments and texts of enough people (protocols: cards.py)
@@ -42,9 +42,11 @@ class Entered:
 
 
 def side_of(job: Job, recipe: columns.Recipe) -> Side:
+    """This party's part with the coordinator and, as the brand, with all media, else with the brand."""
+    others = [party.name for party in job.contract.members(job.step) if party.role != job.role]
     return Side(
         helper=job.channels[COORDINATOR],
-        peers={job.peer: job.channels[job.peer]},
+        peers={name: job.channels[name] for name in others},
         box=Box(*recipe.box()),
         randomness=job.randomness,
         lead=job.role == "brand",
@@ -83,11 +85,25 @@ def sized(sizes: IntArray, names: Sequence[str]) -> list[Facts]:
     ]
 
 
-async def brand(job: Job, channel: Channel) -> Facts:
-    entered, found, own = await _formed(job)
-    theirs = await cards.receive(channel, len(found.sizes), job.contract.features.get(job.peer, ()))
-    names = naming.names([own, theirs], len(found.sizes))
-    traits = [*card_facts.traits(job.party, own), *card_facts.traits(job.peer, theirs)]
+async def brand(job: Job, _channel: Channel) -> Facts:
+    rows = aligned(job)
+    return await brand_over(job, rows, Randomness(job.contract.hash).permutation(len(rows)))
+
+
+async def media(job: Job, channel: Channel) -> Facts:
+    rows = aligned(job)
+    return await media_over(job, channel, rows, Randomness(job.contract.hash).permutation(len(rows)))
+
+
+async def brand_over(job: Job, rows: IntArray, order: IntArray) -> Facts:
+    """The brand's part over its `rows`, with all media of the step. order: a permutation of them that all share."""
+    entered, found, own = await _formed(job, rows, order)
+    sides = {job.party: own}
+    for party in job.contract.members(job.step)[1:]:
+        granting = job.contract.features.get(party.name, ())
+        sides[party.name] = await cards.receive(job.channels[party.name], len(found.sizes), granting)
+    names = naming.names(list(sides.values()), len(found.sizes))
+    traits = [each for party, side in sides.items() for each in card_facts.traits(party, side)]
     segments = sized(found.sizes, names)
     write_people(job, entered.rows, found.labels, names)
     write_json(job.staging / "cards.json", {"segments": segments, "traits": traits})
@@ -95,8 +111,9 @@ async def brand(job: Job, channel: Channel) -> Facts:
     return {**_facts(job, entered, found), "segments": segments, "traits": traits}
 
 
-async def media(job: Job, channel: Channel) -> Facts:
-    entered, found, own = await _formed(job)
+async def media_over(job: Job, channel: Channel, rows: IntArray, order: IntArray) -> Facts:
+    """A media's part over its `rows` of the same people; `channel` is the brand's."""
+    entered, found, own = await _formed(job, rows, order)
     await cards.send(channel, own, len(found.sizes))
     traits, segments = card_facts.traits(job.party, own), sized(found.sizes, ())
     write_json(job.staging / "cards.json", {"segments": segments, "traits": traits})
@@ -104,9 +121,9 @@ async def media(job: Job, channel: Channel) -> Facts:
     return {**_facts(job, entered, found), "segments": segments, "traits": traits}
 
 
-async def _formed(job: Job) -> tuple[Entered, Formed, list[cards.Trait]]:
-    """What both sides do alike, up to the cards of a party's own columns."""
-    rows, floor = aligned(job), job.contract.guards.floor
+async def _formed(job: Job, rows: IntArray, order: IntArray) -> tuple[Entered, Formed, list[cards.Trait]]:
+    """What all sides do alike, up to the cards of a party's own columns."""
+    floor = job.contract.guards.floor
     if len(rows) < 2 * floor:
         text = f"{len(rows)} people match; two segments of at least {floor} need {2 * floor}"
         raise PolicyError(text, "match more people")
@@ -117,7 +134,6 @@ async def _formed(job: Job) -> tuple[Entered, Formed, list[cards.Trait]]:
     settings = {name: number(job.step, name) for name in ("k", "most_k", "starts", "iterations")}
     side = side_of(job, recipe)
     spend(job)
-    order = Randomness(job.contract.hash).permutation(len(rows))
     found = await formed(side, entered.x, **settings, floor=floor, order=order)
     await comparator.end(side.helper)
     return entered, found, _traits(entered, found, floor)
@@ -149,7 +165,8 @@ def _keep(job: Job, entered: Entered, found: Formed, names: Sequence[str]) -> No
 
 
 def _facts(job: Job, entered: Entered, found: Formed) -> Facts:
-    spread = len(entered.rows) * (number(job.step, "brand_weight") + number(job.step, "media_weight")) / 1000
+    weights = [number(job.step, f"{party.role}_weight") for party in job.contract.members(job.step)]
+    spread = len(entered.rows) * sum(weights) / 1000
     return {
         "rows": len(entered.rows),
         "k": len(found.sizes),
