@@ -46,6 +46,8 @@ test: lint
 	@command -v cargo >/dev/null || echo "No Rust toolchain (rustup.rs): matching will use libsodium, which is slower."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# A worker is a process of its own: it should not compile what it imports, also where writing bytecode is turned off.
+	@$(BIN)/python -m compileall -q $(LINKS)
 	@touch $@
 
 clean:
