@@ -291,6 +291,23 @@ def test_nodes_go_by_the_names_of_their_lines() -> None:
     assert seen == ["a", "b"]
 
 
+def test_messages_can_be_pushed_first_and_their_replies_pulled_later() -> None:
+    server, pulled = ServerApp(), list[float]()
+
+    @server.main()
+    def main(grid: Grid, _context: Context) -> None:
+        grid.set_run(grid.run)
+        told = RecordDict({"told": MetricRecord({"value": 1.0})})
+        ids = list(grid.push_messages(grid.create_message(told, "train", node, "") for node in grid.get_node_ids()))
+        pulled.extend(_told(reply) for reply in grid.pull_messages(ids))
+        assert not list(grid.pull_messages(ids))
+
+    client = _sums()[1]
+    ended = _play(server, {name: lambda line: attend(line, client) for name in ("a", "b")})
+    assert set(ended.values()) == {None}
+    assert pulled == [2.0, 2.0]
+
+
 async def _leaves(line: MemoryChannel) -> None:
     await line.recv(Instruction)
 

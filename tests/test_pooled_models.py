@@ -110,6 +110,26 @@ def test_a_column_that_never_changes_and_two_that_are_the_same_do_no_harm() -> N
     assert np.abs(ours - fitted.decision_function(u[test])).max() < 1e-3
 
 
+def test_a_step_that_leads_uphill_is_halved_until_the_optimum_is_reached() -> None:
+    uphill = 0
+    for seed in (44, 45, 46, 55, 57):
+        rng = np.random.default_rng(seed)
+        x = np.exp(2 * rng.normal(size=(400, 3)))
+        z = (x > np.quantile(x, 0.9, axis=0)) @ np.array([3.0, 2.0, -3.0]) - 4
+        y = (rng.random(400) < 1 / (1 + np.exp(-z))).astype(np.float64)
+        ranges = np.stack([x.min(axis=0) - 1, x.max(axis=0) + 1], axis=1)
+        task = logistic.Settings(3, rounds=60, l2_milli=10, least_rows=2)
+        _, outcome = _run_alone(task, logistic.Holder(x, y, x[:50], y[:50], ranges=ranges, settings=task))
+        losses = np.array(outcome.curves["loss"])
+        uphill += int((np.diff(losses) > 1e-9).sum())
+        assert outcome.converged
+        u = (x - x.mean(axis=0)) / x.std(axis=0)
+        fitted = LogisticRegression(C=100, tol=1e-10, max_iter=10_000).fit(u, y)
+        least = np.logaddexp(0.0, fitted.decision_function(u)) - y * fitted.decision_function(u)
+        assert losses[-1] == pytest.approx(least.mean() + 0.005 * float((fitted.coef_**2).sum()) / 400, rel=1e-5)
+    assert uphill >= 5
+
+
 def test_what_lies_outside_its_range_is_clipped() -> None:
     x, y, ranges = people(300, 2)
     far = x.copy()

@@ -8,7 +8,7 @@
                                                        <--   C_t    --
       rows, inertia, rows nearest to each centroid     --  answer  -->  which clusters have `floor` rows over all
                                                        <-- C_t, those --
-      sum of x over the rows of each of those          --  answer  -->  C_t+1: their means; the others move to where rows are
+      sum of x over the rows of each of those          --  answer  -->  C_t+1: their means
     until nothing moves; then clusters under the floor are left out, the smallest first, and their rows go elsewhere
 
 The sum of a cluster is asked only when its count over all holders has reached the floor, so a row far from all others

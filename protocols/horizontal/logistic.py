@@ -49,7 +49,7 @@ _HOLD_OUT = 2 + 2 * BINS
 class Settings:
     """l2: of scikit-learn's loss, sum of losses + l2 |w|^2 / 2 over standardised columns; in thousandths.
 
-    robust: 0 for sums; 1 the median, 2 the trimmed mean of what the holders say in the clear (task.py).
+    robust: 0 for sums; 1 the median, 2 the trimmed mean of what the holders say in the clear.
     """
 
     columns: int

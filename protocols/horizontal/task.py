@@ -22,7 +22,7 @@ from .secure_sum import FEWEST, MOST, FixedPoint, Member, model_hash
 MOST_ROWS = 2**24
 LEAST_ROWS = 1000
 FEWEST_ROBUST = 5
-NOT_HIDDEN, MEDIAN, TRIMMED_MEAN = range(3)
+MEDIAN = 1
 FRACTION_BITS = 28
 
 Model = Mapping[str, FloatArray]
