@@ -82,7 +82,8 @@ def test_a_model_of_many_clients_is_told_with_its_curves_and_weights(tmp_path: P
         "It ranks your rows better than your own model",
         "an AUC of 0.810 on your own rows held out, 0.710 by your rows alone",
         "in each of 3 rounds each client sent sums over its rows, masked so that only the total",
-        "It ended when nothing was left to gain. A round took 21 ms.",
+        "It ended when nothing was left to gain.",
+        "It ranks the rows that all clients held out with an AUC of 0.750. A round took 21 ms.",
         "The largest 2 of 2 weights",
         "values missing, taken for the middle of their range7",
         "rows of all clients’ data sets9,000",
@@ -121,15 +122,22 @@ def test_without_rows_held_out_no_ranking_is_drawn(tmp_path: Path) -> None:
     html, _ = shown(tmp_path, logistic(curves=curves, own={}), together())
     assert html.count('role="img"') == 1
     assert "held out: 0 to" not in html
+    assert "held out with an AUC" not in words(html)
 
 
 def test_differential_privacy_is_told_with_its_unit_and_what_was_spent(tmp_path: Path) -> None:
-    facts = logistic(privacy={"epsilon": 1.5, "delta": 1e-6, "spent": 2.25})
+    privacy = {"epsilon": 1.5, "delta": 1e-6, "spent": 2.25, "unit": "client"}
+    facts = logistic(privacy=privacy, curves={"step": [2.0, 0.7, 0.4], "auc": [0.74]}, converged=False)
     asked = Privacy(epsilon_milli=1500, delta_exponent=6)
     made = together("federate.private-logistic@1", asked, unit=2, clip_milli=1000)
-    said = words(shown(tmp_path, facts, made)[0])
+    html, _ = shown(tmp_path, facts, made)
+    said = words(html)
+    assert "Round by round, length of the step. step: 2 to 0.4, in 3 rounds." in html
+    assert html.count('role="img"') == 1
     for sentence in (
-        "differential privacy of all rows of one client: epsilon1.5",
+        "with an AUC of 0.740, told with noise",
+        "It ended when the agreed rounds were over.",
+        "differential privacy of all rows of any one client: epsilon1.5",
         "at a delta of10^−6",
         "epsilon that all campaigns have spent on this state of your data2.25",
         "epsilon, at a delta of 10^−6, of all rounds together",

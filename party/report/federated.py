@@ -34,7 +34,7 @@ _LISTED_WEIGHTS = 12
 _LISTED_COLUMNS = 12
 _FULL_BAR = 1.5
 _ROBUST = {1: "the median", 2: "the trimmed mean"}
-_UNITS = {1: "one row", 2: "all rows of one client"}
+_UNITS = {"row": "any one row", "client": "all rows of any one client"}
 
 
 def trained(report: Report) -> Html:
@@ -47,9 +47,7 @@ def trained(report: Report) -> Html:
         element("p", _told(report, facts)),
         _logistic(facts) if of_logistic else _kmeans(facts),
         two(
-            card(
-                title("How it was kept apart"), table((Column(""), Column("", "right strong")), _terms(report, facts))
-            ),
+            card(title("How it was kept apart"), table((Column(""), Column("", "right strong")), _terms(facts))),
             card(
                 title("What you entered"),
                 table((Column(""), Column("", "right strong")), _entered(facts)),
@@ -100,9 +98,19 @@ def _told(report: Report, facts: Facts) -> str:
         f"You {did} with {listed(others)}. No row left its holder: in each of {count(facts['rounds'])} rounds "
         f"each client sent {_sent(facts)}. It ended {ended}."
     )
+    area = _area(facts)
+    if area is not None:
+        noisy = ", told with noise" if facts.get("privacy") else ""
+        said += f" It ranks the rows that all clients held out with an AUC of {decimal(area, 3)}{noisy}."
     if facts.get("round_ms") is not None:
         said += f" A round took {count(facts['round_ms'])}{NBSP}ms."
     return said
+
+
+def _area(facts: Facts) -> float | None:
+    """How well the last model ranks the rows that all clients have held out; None where none are."""
+    areas, losses = at(facts, "curves", "auc"), at(facts, "curves", "hold_out_loss")
+    return areas[-1] if areas and (losses is None or any(losses)) else None
 
 
 def _sent(facts: Facts) -> str:
@@ -114,7 +122,7 @@ def _sent(facts: Facts) -> str:
     return "sums over its rows in the clear to the coordinator"
 
 
-def _terms(report: Report, facts: Facts) -> list[Row]:
+def _terms(facts: Facts) -> list[Row]:
     of_logistic = facts["app"] != "kmeans"
     rows = [
         Row(("clients, each of whom the contract names by its key", count(len(facts["clients"])))),
@@ -131,7 +139,7 @@ def _terms(report: Report, facts: Facts) -> list[Row]:
     privacy = facts.get("privacy")
     if not privacy:
         return [*rows, Row(("differential privacy", "not asked for"))]
-    unit = next((_UNITS.get(step["settings"].get("unit")) for step in report["protocols"]), None)
+    unit = _UNITS.get(privacy.get("unit"))
     rows += [
         Row((f"differential privacy{f' of {unit}' if unit else ''}: epsilon", f"{privacy['epsilon']:g}")),
         Row(("at a delta of", f"10^{round(math.log10(privacy['delta']))}".replace("-", "−"))),
@@ -172,6 +180,12 @@ def _logistic(facts: Facts) -> Html:
         plot = plots.rounds(drawn, "loss", "log loss a row")
         caption = "Over the rows of all clients together; lower is better."
         figures.append(card(element("figure", title("Loss, round by round"), plot, element("figcaption", caption))))
+    if curves.get("step"):
+        plot = plots.rounds([("step", curves["step"])], "step", "length of the step")
+        caption = (
+            "How far the model went in each round. The noise is in it; the loss of a round is not told to anybody."
+        )
+        figures.append(card(element("figure", title("Steps, round by round"), plot, element("figcaption", caption))))
     if curves.get("auc") and held_out:
         plot = plots.rounds([("held out", curves["auc"])], "auc", "AUC")
         caption = "Of a good row and another one, drawn from all held out, how often the good one scores higher."

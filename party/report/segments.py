@@ -79,8 +79,9 @@ def segmented(report: Report) -> Html:
     if not facts or not segments:
         return Html("")
     marks = [_marks(facts["traits"], j) for j in range(len(segments))]
+    known = "you both know" if len(report["parties"]) == 2 else "all of you know"
     return joined(
-        opening("Segments", f"{_number(len(segments))} segments of the {count(facts['rows'])} people you both know"),
+        opening("Segments", f"{_number(len(segments))} segments of the {count(facts['rows'])} people {known}"),
         element("p", _what(report, facts)),
         element("div", *(_card(report, one, own) for one, own in zip(segments, marks, strict=True)), class_="two"),
         two(
