@@ -133,25 +133,33 @@ class Shops:
         wait_for_port(self.stage, int(address.rpartition(":")[2]))
 
     def up_with_worker(self, name: str, program: str) -> None:
-        """Starts one anew whose workers run this Python text instead of their own; `main` of it is called last."""
+        """Starts one anew whose workers run this Python text before their own."""
         self.kill(name)
-        place = "coordinator" if name == "coordinator" else self.home(name).path.name
-        group = "coordinator" if name == "coordinator" else "party"
+        group, home = self._place(name)
+        doctored = f"{self._with_worker(name, program)}; from tidegate.__main__ import main; main()"
+        self._run(name, [sys.executable, "-c", doctored, group, "--home", home, "up"])
+
+    def up_recording(self, file: Path, program: str) -> None:
+        """Starts the coordinator anew as one that keeps a copy of all that it sees, with such workers."""
+        self.kill("coordinator")
+        text = f"{self._with_worker('coordinator', program)}; from tests.recording_coordinator import main; main()"
+        self._run("coordinator", [sys.executable, "-c", text, str(file), "--home", self._place("coordinator")[1], "up"])
+
+    def _place(self, name: str) -> tuple[str, str]:
+        if name == "coordinator":
+            return name, str(self.stage.folder / "coordinator")
+        return "party", str(self.home(name).path)
+
+    def _with_worker(self, name: str, program: str) -> str:
+        """A line of Python after which workers are started that run the program first."""
         text = self.stage.folder / f"{name}-worker.py"
-        text.write_text(f"{program}\nimport sys\nfrom tidegate.{group} import worker\nsys.exit(worker.main())\n")
+        text.write_text(
+            f"{program}\nimport sys\nfrom tidegate.{self._place(name)[0]} import worker\nsys.exit(worker.main())\n"
+        )
         python = self.stage.folder / f"{name}-python"
         python.write_text(f"#!/bin/sh\nexec {sys.executable} {text}\n")
         python.chmod(0o700)
-        doctored = f"import sys; sys.executable = {str(python)!r}; from tidegate.__main__ import main; main()"
-        self._run(name, [sys.executable, "-c", doctored, group, "--home", str(self.stage.folder / place), "up"])
-
-    def up_recording(self, file: Path) -> None:
-        """Starts the coordinator anew as one that keeps a copy of all that it sees."""
-        from tests import recording_coordinator
-
-        self.kill("coordinator")
-        home = str(self.stage.folder / "coordinator")
-        self._run("coordinator", [sys.executable, recording_coordinator.__file__, str(file), "--home", home, "up"])
+        return f"import sys; sys.executable = {str(python)!r}"
 
     def _run(self, name: str, command: list[str]) -> None:
         with (self.stage.folder / f"{name}.log").open("ab") as log:
