@@ -15,12 +15,13 @@ from tidegate.party import accountant
 from tidegate.party.noise import discrete_gaussian
 from tidegate.protocols.channel import ConfigError, PolicyError
 from tidegate.protocols.horizontal.clipping import (
-    Noise,
     clipped,
     clipped_sum,
     epsilon_of,
+    multiplier_against,
     noise_multiplier,
     sensitivity,
+    share_of,
 )
 from tidegate.protocols.horizontal.secure_sum import FixedPoint, add
 from tidegate.protocols.primitives.fixed_point import FloatArray
@@ -111,31 +112,26 @@ def test_rounds_add_up(rounds: int) -> None:
 
 
 def test_colluding_members_take_their_shares_off() -> None:
-    noise = Noise(2.0, DELTA, rounds=10, members=5, colluding=1)
-    z = noise.multiplier()
-    assert noise.against(1) == pytest.approx(2.0, rel=1e-5)
-    for c in range(5):
-        assert noise.against(c) == pytest.approx(epsilon_of(z * math.sqrt((5 - c) / 4), DELTA, 10))
-    assert noise.against(5) == math.inf
-    assert Noise(2.0, DELTA, 10, 5, colluding=0).against(0) == pytest.approx(2.0, rel=1e-5)
+    z = noise_multiplier(2.0, DELTA, 20)
+    against = [epsilon_of(multiplier_against(z, 5, c), DELTA, 20) for c in range(5)]
+    assert against == pytest.approx([1.77, 2.00, 2.34, 2.92, 4.29], abs=0.01)
+    assert multiplier_against(z, 5, 5) == 0
+    assert multiplier_against(z, 5, 3, declared=3) == z
 
 
 @pytest.mark.parametrize("colluding", [0, 1, 3])
 def test_the_shares_add_up_to_the_declared_deviation(colluding: int) -> None:
-    noise = Noise(1.0, DELTA, rounds=5, members=5, colluding=colluding)
-    moved = sensitivity(1.0, 8, 24)
-    assert math.sqrt(5 - colluding) * noise.share(moved) == pytest.approx(noise.multiplier() * moved, rel=1e-4)
+    share = share_of(7.0, sensitivity(1.0, 8, 24), members=5, colluding=colluding)
+    assert math.sqrt(5 - colluding) * share == pytest.approx(7.0 * sensitivity(1.0, 8, 24), rel=1e-4)
 
 
 def test_the_sum_of_masked_noise_has_the_declared_deviation() -> None:
     made, size = members(5), 4000
-    noise = Noise(4.0, DELTA, rounds=3, members=5, colluding=0)
-    moved = sensitivity(0.5, size, 16)
-    share = noise.share(moved)
+    declared = 3.0 * sensitivity(0.5, size, 16)
+    share = share_of(3.0, sensitivity(0.5, size, 16), members=5, colluding=0)
     scale = FixedPoint(5, 1.0, 16, noise_sd=share)
     values = {name: scale.encode(np.full(size, 0.25), size, discrete_gaussian(share)(size)) for name in made}
     total = scale.integers(add(answered(made, values)[0], made, size)) - 5 * 2**14
-    declared = noise.multiplier() * moved
     # 4000 draws: both lie within six standard errors but once in 10^8 runs.
     assert np.std(total) == pytest.approx(declared, rel=6 / math.sqrt(2 * size))
     assert abs(np.mean(total)) < 6 * declared / math.sqrt(size)
@@ -143,9 +139,10 @@ def test_the_sum_of_masked_noise_has_the_declared_deviation() -> None:
 
 def test_whoever_tells_a_row_from_its_absence_stays_under_epsilon() -> None:
     """The best test there is on one number, a threshold: its errors obey epsilon and delta, and reach half."""
-    noise = Noise(1.0, 1e-3, rounds=1, members=3, colluding=1)
     moved = sensitivity(1.0, 1, 16)
-    unknown = np.random.default_rng(5).normal(scale=noise.share(moved), size=(2, 200_000)).sum(axis=0)
+    share = share_of(noise_multiplier(1.0, 1e-3, 1), moved, members=3)
+    # Of the three shares, the other member knows one.
+    unknown = np.random.default_rng(5).normal(scale=share, size=(2, 200_000)).sum(axis=0)
     reached = 0.0
     for threshold in np.linspace(0, 4 * moved, 40):
         false = np.mean(unknown > threshold)
@@ -163,20 +160,19 @@ def test_whoever_tells_a_row_from_its_absence_stays_under_epsilon() -> None:
 )
 def test_an_impossible_budget_is_refused(epsilon: float, delta: float, rounds: int) -> None:
     with pytest.raises(ConfigError, match="epsilon of up to 100"):
-        Noise(epsilon, delta, rounds, members=5)
+        noise_multiplier(epsilon, delta, rounds)
 
 
 @pytest.mark.parametrize("colluding", [-1, 2, 3])
 def test_two_members_must_be_left_that_do_not_collude(colluding: int) -> None:
     with pytest.raises(ConfigError, match="two others must be left"):
-        Noise(1.0, DELTA, 1, members=3, colluding=colluding)
+        share_of(1.0, 1e6, members=3, colluding=colluding)
 
 
 def test_units_too_coarse_for_the_noise_are_refused() -> None:
-    noise = Noise(8.0, DELTA, rounds=1, members=5)
-    assert noise.share(sensitivity(1.0, 2, 8)) >= 16
+    assert share_of(1.0, sensitivity(1.0, 2, 8), members=5) >= 16
     with pytest.raises(ConfigError, match="too little to add up") as caught:
-        noise.share(sensitivity(1.0, 2, 2))
+        share_of(1.0, sensitivity(1.0, 2, 2), members=5)
     assert "more bits of fraction" in caught.value.hint
 
 

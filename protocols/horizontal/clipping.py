@@ -27,7 +27,6 @@ Privacy", CCS 2016: rows' gradients drawn in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,50 +39,17 @@ _LEAST_SHARE = 16
 _ORDERS = tuple((1 + np.geomspace(0.01, 1e5, 640)).tolist())
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How much noise each member adds so that so many rounds have this epsilon at delta, and what others would have.
-
-    epsilon, delta: for all rounds together, against the coordinator and `colluding` members (each knows its own share).
-    ConfigError where this cannot be.
-    """
-
-    epsilon: float
-    delta: float
-    rounds: int
-    members: int
-    colluding: int = 1
-
-    def __post_init__(self) -> None:
-        if not (0 < self.epsilon <= 100 and 0 < self.delta < 1 and self.rounds >= 1):
-            raise ConfigError(
-                "differential privacy takes an epsilon of up to 100, a delta between 0 and 1, and a round or more"
-            )
-        if not 0 <= self.colluding <= self.members - 2:
-            raise ConfigError(
-                f"of {self.members} members {self.colluding} cannot be taken to collude: two others must be left",
-                "name more members, or assume fewer to collude",
-            )
-
-    def multiplier(self) -> float:
-        """z: the standard deviation over how far one unit moves a round's sum. Takes a second, once."""
-        return noise_multiplier(self.epsilon, self.delta, self.rounds)
-
-    def share(self, moved: float) -> int:
-        """`share_of` the noise of each member in a round."""
-        return share_of(self.multiplier(), moved, self.members, self.colluding)
-
-    def against(self, colluding: int) -> float:
-        """The epsilon of all rounds against the coordinator and so many members together; infinite against all."""
-        left = (self.members - colluding) / (self.members - self.colluding)
-        return epsilon_of(self.multiplier() * math.sqrt(left), self.delta, self.rounds) if left > 0 else math.inf
-
-
 def share_of(multiplier: float, moved: float, members: int, colluding: int = 1) -> int:
     """s: the standard deviation of each member's noise, in units of the last place; `moved` as of `sensitivity`.
 
-    ConfigError where the units are too coarse for it.
+    colluding: how many members the multiplier shall hold against, together with the coordinator. ConfigError where
+    fewer than two others are left, and where the units are too coarse.
     """
+    if not 0 <= colluding <= members - 2:
+        raise ConfigError(
+            f"of {members} members {colluding} cannot be taken to collude: two others must be left",
+            "name more members, or assume fewer to collude",
+        )
     share = math.ceil(multiplier * moved / math.sqrt(members - colluding))
     if share < _LEAST_SHARE:
         raise ConfigError(
@@ -91,6 +57,11 @@ def share_of(multiplier: float, moved: float, members: int, colluding: int = 1) 
             f"use more bits of fraction, so that it has {_LEAST_SHARE} units or more",
         )
     return share
+
+
+def multiplier_against(multiplier: float, members: int, colluding: int, declared: int = 1) -> float:
+    """What is left of a noise multiplier against so many members where the shares were made for `declared` of them."""
+    return multiplier * math.sqrt((members - colluding) / (members - declared))
 
 
 def sensitivity(most: float, size: int, bits: int) -> float:
@@ -133,7 +104,14 @@ def clipped_sum(x: FloatArray, residuals: FloatArray, most: float) -> FloatArray
 
 
 def noise_multiplier(epsilon: float, delta: float, rounds: int) -> float:
-    """The least z for which so many rounds have at most this epsilon at delta."""
+    """The least z for which so many rounds have at most this epsilon at delta. ConfigError for what cannot be.
+
+    Takes a second or two, once.
+    """
+    if not (0 < epsilon <= 100 and 0 < delta < 1 and rounds >= 1):
+        raise ConfigError(
+            "differential privacy takes an epsilon of up to 100, a delta between 0 and 1, and a round or more"
+        )
     import dp_accounting  # type: ignore[import-untyped]  # ships no types; 2 s with scipy, which only private runs pay
 
     bracket = dp_accounting.LowerEndpointAndGuess(0.0, 1.0)
