@@ -1,13 +1,13 @@
 """What bounds one member's or one row's part of a sum, and the noise that hides it: differential privacy of the sums.
 
-    u = the update of a member, drawn in to length C         unit "member"
-        or the sum of its rows' gradients, each drawn in     unit "row"
+    u = the sum of a member's rows, each drawn in            unit "row"
+        or all that it says, drawn in                        unit "client"
     member i sends round(u 2^bits) + N_Z(0, s^2), masked     s = z D / sqrt(n - c)
     the sum over n members has noise of variance n s^2, of which n - c shares are unknown to c members that collude
 
 D is how far one unit can move the sum (L2, in units of 2^-bits) and z the noise multiplier. Against the coordinator
-and any c members together each round is then z^-2/2 zero-concentrated differentially private, whichever model is asked
-next, and R rounds are R times that; dp-accounting reads epsilon at a delta from the Renyi divergences.
+and any c members together each round is then 1 / (2 z^2) zero-concentrated differentially private, whichever model is
+asked next, and R rounds are R times that; dp-accounting reads epsilon at a delta from the Renyi divergences.
 
 Neighbours: one unit is there, or counts nothing (zeros). Who is in the cohort is known and stays. One unit replaced by
 another is twice as far: it has the epsilon of z / 2.
@@ -15,8 +15,8 @@ another is twice as far: it has the epsilon of z / 2.
 The shares' sum is no discrete Gaussian but, for s of at least 16 units, closer to one than e^-2000 [KLS21, theorem 1],
 which is far below what delta or these floats can show; less is refused.
 
-What it asks for: every number of the sum is in the clipped vector and has noise. Exact counts beside it are not
-covered, so under differential privacy the weights of members or the numbers of rows come from the contract.
+What it asks for: every number of the sum is in the vector that is drawn in, and has noise. Exact counts beside it are
+not covered.
 
 [KLS21] Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation", ICML 2021. [CKS20] Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS
