@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.broken_line import FAULTS
 from tests.canaries import Needles
@@ -161,6 +163,16 @@ def test_a_holder_of_one_row_is_refused_with_the_reason() -> None:
     assert "fewer rows than the 50" in ended["shop-00"].text
     assert not [each for each in ended.values() if isinstance(each, Outcome)]
     assert there.at_shops["shop-00"].sent == []
+
+
+def test_an_update_of_one_row_is_the_row_which_is_why_few_rows_are_refused() -> None:
+    settings = logistic.Settings(4, least_rows=2)
+    question = Question("train", {"theta": np.array([0.3, -0.2, 0.1, 0.4, 0.2])}, 0)
+    one = logistic.Holder(X[:1], Y[:1], X[:1], Y[:1], ranges=RANGES, settings=settings).answer(question)
+    many = logistic.Holder(X[:1000], Y[:1000], X[:1], Y[:1], ranges=RANGES, settings=settings).answer(question)
+    rows = scaled(X[:1000], RANGES)
+    assert np.allclose(one[3:7] / one[2], rows[0])
+    assert np.abs(many[3:7] / many[2] - rows).max(axis=1).min() > 1e-3
 
 
 def test_a_robust_mean_of_fewer_than_five_is_refused() -> None:
@@ -324,6 +336,62 @@ def test_a_broken_line_ends_the_run_for_all_or_changes_nothing(fault: str, side:
         assert len(outcomes) in (0, 4) or at >= 6
         if fault in ("shorten", "close") and at < 6:
             assert not outcomes
+
+
+class _Flipping:
+    """Changes one byte of what message number `at` holds."""
+
+    def __init__(self, line: Channel, at: int, place: float, mask: int) -> None:
+        self._line, self._at, self._place, self._mask, self._count = line, at, place, mask, 0
+
+    async def recv(self, kind: Any) -> Any:
+        return await self._line.recv(kind)
+
+    async def send(self, message: Any) -> None:
+        if self._count == self._at and message.content:
+            data = bytearray(message.content)
+            data[int(self._place * len(data))] ^= self._mask
+            message = replace(message, content=bytes(data))
+        self._count += 1
+        await self._line.send(message)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    secure=st.booleans(),
+    of_shop=st.booleans(),
+    at=st.integers(0, 6),
+    place=st.floats(0, 1, exclude_max=True),
+    mask=st.integers(1, 255),
+    app=st.sampled_from(["logistic", "kmeans"]),
+)
+def test_a_changed_byte_ends_the_run_in_a_typed_error_or_changes_next_to_nothing(
+    secure: bool, of_shop: bool, at: int, place: float, mask: int, app: str
+) -> None:
+    def made() -> Pool:
+        if app == "logistic":
+            return pool(rounds=2, secure=secure)
+        return kmeans_pool(X, RANGES, dealt(len(X), 3), k=2, rounds=2, secure=secure)
+
+    async def hold(channel: Channel, site: Site) -> Outcome:
+        return await pooling.hold(_Flipping(channel, at, place, mask), site)
+
+    async def coordinate(channels: Mapping[str, Channel]) -> Outcome:
+        flipped = {"shop-01": _Flipping(channels["shop-01"], at, place, mask)}
+        return await pooling.coordinate({**channels, **flipped})
+
+    ended = made().play_out(hold={"shop-01": hold}) if of_shop else made().play_out(coordinate=coordinate)
+    assert all(isinstance(each, Outcome | TidegateError) for each in ended.values())
+    outcomes = [each.model for each in ended.values() if isinstance(each, Outcome)]
+    curves = [each.curves for each in ended.values() if isinstance(each, Outcome)]
+    # In the clear a flipped bit of an answer is another answer; all are given the same model all the same. Where sums
+    # are hidden a bit can change only what is within the rounding of two machines.
+    for each in outcomes:
+        assert all(np.allclose(each[name], outcomes[0][name], rtol=1e-5, atol=1e-8) for name in each)
+    assert all(each == curves[0] for each in curves)
+    if secure and outcomes:
+        right = made().play()[0].model
+        assert all(np.allclose(outcomes[0][name], right[name], rtol=1e-5, atol=1e-8) for name in right)
 
 
 # Coordinators that do wrong
