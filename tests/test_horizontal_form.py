@@ -24,7 +24,8 @@ from tidegate.party.agreed import terms
 from tidegate.party.horizontal import form, rules
 from tidegate.party.store import Campaign
 from tidegate.protocols.channel import CarrierError, DisagreementError, PolicyError, TidegateError
-from tidegate.protocols.horizontal import kmeans, logistic, private_logistic
+from tidegate.protocols.horizontal import kmeans, logistic, pooling, private_logistic
+from tidegate.protocols.horizontal.flower_grid import MAX_CONTENT_BYTES
 from tidegate.protocols.horizontal.task import FEWEST_ROBUST
 from tidegate.wire.contract import (
     Contract,
@@ -366,6 +367,21 @@ def test_the_files_in_the_documentation_have_no_unknown_keys(street: Street, pag
     lines = told(street, textwrap.dedent(file[0]))
     assert lines
     assert not [line for line in lines if "unknown" in line or "steps." in line], lines
+
+
+def test_many_clients_can_enter_fewer_columns_than_few(street: Street) -> None:
+    assert rules.MOST_ANSWERS_BYTES == MAX_CONTENT_BYTES // 2
+    for text in (CAMPAIGN, PRIVATE, GROUPS):
+        step = contract_of(street, text).steps[0]
+        found = [rules.most_columns(step, clients) for clients in (3, 23, 64)]
+        assert found[0] == rules.MOST_COLUMNS
+        assert found == sorted(found, reverse=True)
+    most = rules.most_columns(contract_of(street).steps[0], 64)
+    assert pooling._task_of("logistic@1", list(logistic.Settings(most).numbers), 64).columns == most < 300
+    with pytest.raises(PolicyError, match="use fewer columns"):
+        pooling._task_of("logistic@1", list(logistic.Settings(most + 1).numbers), 64)
+    fewer = replace(contract_of(street), features=dict.fromkeys(SHOPS, tuple(map(str, range(301)))))
+    assert any("3 clients can enter 300 columns" in one.text for one in problems(street, fewer))
 
 
 # The rules at every client

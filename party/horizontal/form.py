@@ -97,6 +97,10 @@ class HorizontalForm(Form):
         ranges = self.ranges(entered, columns)
         if self.checked.mistakes:
             return None
+        most = rules.most_columns(step, len(clients))
+        if len(columns) > most:
+            hint = "each client gets the masked answers of all others in every round"
+            self.wrong("features.columns", f"at most {most} with {len(clients)} clients", f"{len(columns)}", hint)
         learns = self.learns(policy.learns((step,), dict.fromkeys(clients, CLIENT), guards))
         if self.checked.mistakes:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,8 @@ UNITS = {"row": 1, "client": 2}
 """Whom differential privacy hides, and the setting `unit` that says so."""
 FEWEST_ROBUST = 5
 MOST_COLUMNS = 300
+MOST_ANSWERS_BYTES = 8 * 2**20
+"""That all clients together send in a round, since each of them gets all of it."""
 HELD_OUT = (5, 40)
 """In percent of the rows of each client: more of them are trained on than held out."""
 LEAST_ROWS = 1000
@@ -126,8 +129,30 @@ def check_columns(contract: Contract) -> None:
         )
 
 
+def most_columns(step: Step, clients: int) -> int:
+    """With how many columns so many clients' answers still go into one message; the step's settings are checked."""
+    # Only those who make or sign a contract between clients load the apps.
+    from tidegate.protocols.horizontal import kmeans, logistic, private_logistic
+
+    def widest(columns: int) -> int:
+        if step.protocol == KMEANS:
+            return kmeans.Settings(columns, int(str(step.settings["k"]))).widest
+        if step.protocol == PRIVATE:
+            return private_logistic.Settings(columns, 1, 1, 1, 1, 1, clients).widest
+        return logistic.Settings(columns).widest
+
+    fitting = range(1, MOST_COLUMNS + 1)
+    # Numbers of 8 bytes, one more to each answer.
+    return bisect.bisect_right(fitting, MOST_ANSWERS_BYTES, key=lambda columns: 8 * clients * (widest(columns) + 1))
+
+
 def check_step(contract: Contract, step: Step) -> None:
     """Raises unless the settings of a federated step, which lie in their ranges, go together."""
+    most = most_columns(step, len(contract.parties))
+    if len(contract.features.get(contract.parties[0].name, ())) > most:
+        raise PolicyError(
+            f"{len(contract.parties)} clients can enter {most} columns, the contract has more", "propose it with fewer"
+        )
     robust, secure = step.settings.get("robust", 0), step.settings["secure"]
     if robust and len(contract.parties) < FEWEST_ROBUST:
         raise PolicyError(
