@@ -47,7 +47,7 @@ MARK = ".tidegate-demo"
 NOTE = (
     "CoIL 2000: 9,822 real customer records of a Dutch insurer (CC BY 4.0, doi:10.24432/C5630S), dealt to a brand "
     "and a media. They hold no identifiers: the e-mail addresses and telephone numbers are made up, from ranges kept "
-    "for examples. Columns on religion are left out."
+    "for examples. Columns on religion are left out, and bands of percents and ages given by their middles."
 )
 # Column names under which people keep identifiers; the first that a table has is taken.
 USUAL_COLUMNS = {

@@ -35,6 +35,8 @@ _SECTIONS = (
 # These tell of what was done with one media.
 _OF_ONE_MEDIA = (checkup.checkup, results.matching, results.total)
 _MOST_TILES = 4
+# So many share a row of a wide page, lest the last stands alone.
+_IN_A_ROW = 5
 _PILLS = {"better": "A gain beyond noise", "noise": "Within noise", "worse": "A loss", "untold": "Not enough to tell"}
 _MARK = Html(
     '<svg viewBox="0 0 22 16" aria-hidden="true"><path d="M1 5c3-4 6-4 10 0s7 4 10 0M1 12c3-4 6-4 10 0s7 4 10 0" '
@@ -101,6 +103,7 @@ def _hero(report: Report) -> Html:
     pill, headline, because = _headline(report)
     sought = "label" if report["role"] == "client" else "good customers"
     note = element("div", element("p", report["note"]), class_="note") if report.get("note") else ""
+    tiles = _tiles(report)
     return joined(
         element(
             "div",
@@ -115,7 +118,7 @@ def _hero(report: Report) -> Html:
             element("p", because),
             class_="hero long" if len(headline) > 90 else "hero",
         ),
-        element("div", *_tiles(report), class_="tiles"),
+        element("div", *tiles, class_="tiles five" if len(tiles) == _IN_A_ROW else "tiles"),
         note,
     )
 
