@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -161,6 +162,13 @@ def test_whoever_tells_a_row_from_its_absence_stays_under_epsilon() -> None:
 def test_an_impossible_budget_is_refused(epsilon: float, delta: float, rounds: int) -> None:
     with pytest.raises(ConfigError, match="epsilon of up to 100"):
         noise_multiplier(epsilon, delta, rounds)
+
+
+def test_without_the_accountant_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(ConfigError, match="needs dp-accounting") as caught:
+        noise_multiplier(1.0, DELTA, 1)
+    assert "tidegate[horizontal]" in caught.value.hint
 
 
 @pytest.mark.parametrize("colluding", [-1, 2, 3])

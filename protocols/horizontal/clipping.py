@@ -112,8 +112,13 @@ def noise_multiplier(epsilon: float, delta: float, rounds: int) -> float:
         raise ConfigError(
             "differential privacy takes an epsilon of up to 100, a delta between 0 and 1, and a round or more"
         )
-    import dp_accounting  # type: ignore[import-untyped]  # ships no types; 2 s with scipy, which only private runs pay
-
+    try:
+        import dp_accounting  # type: ignore[import-untyped]  # ships no types; 2 s with scipy, which only these runs pay
+    except ImportError as missing:
+        raise ConfigError(
+            f"differential privacy across many holders needs dp-accounting, of which {missing.name} is missing here",
+            "pip install 'tidegate[horizontal]'",
+        ) from None
     bracket = dp_accounting.LowerEndpointAndGuess(0.0, 1.0)
     found = dp_accounting.calibrate_dp_mechanism(
         _accountant, lambda z: _event(z, rounds), epsilon, delta, bracket, tol=1e-6
