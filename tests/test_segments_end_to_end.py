@@ -40,8 +40,10 @@ from tidegate.party.data import table
 from tidegate.party.demo.records import fiction_phones
 from tidegate.party.segments import columns
 from tidegate.party.store import Run
+from tidegate.protocols.channel import TidegateError
 from tidegate.protocols.clustering.comparator import Masked, Positions, pairs
 from tidegate.protocols.clustering.kmeans import adjusted_rand
+from tidegate.wire.identity import Identity
 
 WORKER = Path(__file__).with_name("recording_worker.py")
 RECORDER = Path(__file__).with_name("recording_coordinator.py")
@@ -142,6 +144,45 @@ def test_later_people_are_put_into_the_segments_that_an_earlier_campaign_has_fou
         receipts = [run.receipt for party in NAMES for run in there.runs(party, name) if run.state == "committed"]
         assert len(receipts) == 4
     assert not there.leftovers()
+
+
+# Another coordinator's key
+
+
+def test_a_media_that_knows_another_key_of_the_coordinator_does_not_sign(there: Town, tmp_path: Path) -> None:
+    there.up()
+    there.register(write_tables(tmp_path, seed=42))
+    file = there.file(segment_text("unsigned", "k = 3"))
+    there.stage.campaign(SHOP, "propose", str(file), "--yes")
+    pinned = there.home(PAPER).coordinator_key_file
+    known = pinned.read_text()
+    pinned.write_text(Identity.generate("coordinator").public.hex())
+    try:
+        with pytest.raises(TidegateError, match="another key for the coordinator than the one this party joined with"):
+            there.stage.party(PAPER, "approve", "unsigned", "--yes")
+    finally:
+        pinned.write_text(known)
+    there.stage.campaign(SHOP, "cancel", "unsigned")
+
+
+def test_a_coordinator_with_another_key_than_the_parties_know_gets_no_line(there: Town, tmp_path: Path) -> None:
+    tables = write_tables(tmp_path, seed=43)
+    there.up()
+    there.kill("coordinator")
+    own = there.stage.folder / "coordinator" / "identity.key"
+    kept = own.rename(own.with_name("kept.key"))
+    Identity.generate("coordinator").save(own)
+    try:
+        there.up()
+        propose(there, "posing", tables, segment_text("posing", "k = 3"))
+        there.until_over("posing", "failed")
+        words = "coordinator uses another identity key than the one you trust"
+        assert any(there.has_event(party, "posing", words) for party in NAMES)
+        assert not any((there.results(party, "posing") / "segment").exists() for party in NAMES)
+    finally:
+        there.kill("coordinator")
+        kept.replace(own)
+        there.up()
 
 
 # Deaths
