@@ -78,7 +78,7 @@ def segment(
     media_features: Features = 10,
     k: Annotated[int, typer.Option(min=0, max=10, help="Segments, 2 or more; 0: the people choose, of 2 to 8.")] = 5,
     starts: Annotated[int, typer.Option(min=1, max=10, help="Starts, of which the best is kept.")] = 1,
-    iterations: Annotated[int, typer.Option(min=1, max=20, help="Iterations of a start at most.")] = 20,
+    iterations: Annotated[int, typer.Option(min=1, max=100, help="Iterations of a start at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Segments of matched rows by both sides' columns, the coordinator comparing; overlapping groups of people."""
