@@ -138,6 +138,8 @@ def test_privacy_and_its_unit_are_in_the_contract(street: Street) -> None:
     settings = {"rounds": 10, "least_rows": 1000, "secure": 1, "l2_milli": 1000, "clip_milli": 1000, "unit": 2}
     assert (contract.steps[0].protocol, contract.steps[0].settings) == (rules.PRIVATE, settings)
     assert all("noise" in line for line in contract.learns["shop-b"][:-1])
+    assert any("of 3 clients the noise leaves little" in line for line in check(street, PRIVATE).remarks)
+    assert check(street, PRIVATE.replace('"client"', '"row"')).remarks == []
     row = contract_of(street, PRIVATE.replace('"client"', '"row"').replace("rounds = 10", "rounds = 10\nclip = 0.5"))
     assert (row.steps[0].settings["clip_milli"], row.steps[0].settings["unit"]) == (500, 1)
 

@@ -21,6 +21,8 @@ ROBUST = ("none", "median", "trimmed mean")
 UNITS = {"row": 1, "client": 2}
 """Whom differential privacy hides, and the setting `unit` that says so."""
 FEWEST_ROBUST = 5
+MANY = 50
+"""So many clients or more may have a model left under noise that hides whole clients."""
 MOST_COLUMNS = 300
 MOST_ANSWERS_BYTES = 8 * 2**20
 """That all clients together send in a round, since each of them gets all of it."""
@@ -233,6 +235,11 @@ def attention(made: Contract) -> list[str]:
         least = step.settings.get("least_rows", LEAST_ROWS)
         if isinstance(least, int) and least < LEAST_ROWS:
             lines.append(f"least_rows is {least}, looser than the default {LEAST_ROWS}: {FEW_ROWS}")
+        if step.settings.get("unit") == UNITS["client"] and len(made.parties) < MANY:
+            lines.append(
+                f"epsilon is for all rows of a client at once: of {len(made.parties)} clients the noise leaves little "
+                "of a model"
+            )
         if step.settings.get("robust"):
             lines.append("the coordinator sees each client's updates in the clear, so that outliers can be left out")
     return lines
