@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from ..channel import ConfigError, PeerError, PolicyError
 from ..primitives.fixed_point import FloatArray, IntArray
+from ..primitives.packing import blocks
 from ..primitives.randomness import Randomness
 from .task import LEAST_ROWS, Course, Model, Outcome, Question, numbers_of, scaled
 
@@ -104,7 +105,7 @@ class Clusters:
         """The nearest centroid of each row, (n,) in 0..k-1."""
         low, high = self.ranges.T
         points = np.clip(np.asarray(x, np.float64), low, high)
-        return _nearest(points / self.scale, self.centroids / self.scale)[0]
+        return _closest(points, self.centroids, self.scale)
 
 
 def clusters(model: Model, ranges: ArrayLike) -> Clusters:
@@ -141,16 +142,21 @@ class Holder:
         if question.kind == "train.moments":
             return np.concatenate([[self.rows], self._x.sum(axis=0), (self._x**2).sum(axis=0)])
         centroids, scale = self._points(question.model)
-        nearest, distance = _nearest(self._x / scale, centroids / scale)
-        k = len(centroids)
+        k, d = centroids.shape
         if question.kind == "evaluate":
             # A row counts at most one unit of inertia, so that no answer is larger than the rows it is made of.
-            inertia = np.minimum(distance / _unit(scale), 1.0).sum()
-            return np.concatenate([[self.rows, inertia], np.bincount(nearest, minlength=k)])
+            inertia, counts = 0.0, np.zeros(k)
+            for rows in blocks(len(self._x)):
+                nearest, distance = _nearest(self._x[rows], centroids, scale)
+                inertia += float(np.minimum(distance / _unit(scale), 1.0).sum())
+                counts += np.bincount(nearest, minlength=k)
+            return np.concatenate([[self.rows, inertia], counts])
         if question.kind == "train":
             asked = numbers_of(question.model, "asked", (k,), 1.0)
-            sums = np.zeros((k, self._x.shape[1]))
-            np.add.at(sums, nearest, self._x)
+            sums = np.zeros((k, d))
+            for rows in blocks(len(self._x)):
+                nearest = _closest(self._x[rows], centroids, scale)
+                sums += (nearest == np.arange(k)[:, None]).astype(np.float64) @ self._x[rows]
             return np.concatenate([[self.rows], (sums * (asked > 0)[:, None]).ravel()])
         raise PeerError("the coordinator asks for what K-means does not answer")
 
@@ -173,11 +179,15 @@ def _unit(scale: FloatArray) -> float:
     return float(((_WIDTH / scale) ** 2).sum())
 
 
-def _nearest(points: FloatArray, centroids: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Of each point (n, d): the closest centroid, ties to the lower index, and the squared distance to it."""
-    distances = np.stack([((points - centroid) ** 2).sum(axis=1) for centroid in centroids], axis=1)
-    nearest = distances.argmin(axis=1)
-    return nearest, distances[np.arange(len(points)), nearest]
+def _closest(points: FloatArray, centroids: FloatArray, scale: FloatArray) -> IntArray:
+    """Of each point (n, d): the index of the closest centroid, (n,), by |x - c|^2 without |x|^2."""
+    return np.asarray((((centroids / scale) ** 2).sum(axis=1) - points @ (2 * centroids / scale**2).T).argmin(axis=1))
+
+
+def _nearest(points: FloatArray, centroids: FloatArray, scale: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The same, and the squared distance to it over standardised columns."""
+    nearest = _closest(points, centroids, scale)
+    return nearest, (((points - centroids[nearest]) / scale) ** 2).sum(axis=1)
 
 
 def starting(k: int, mean: FloatArray, scale: FloatArray, seed: bytes) -> FloatArray:
@@ -190,7 +200,7 @@ def starting(k: int, mean: FloatArray, scale: FloatArray, seed: bytes) -> FloatA
     draws = low + fractions * (high - low)
     points = draws[:1]
     while len(points) < k:
-        points = np.vstack([points, draws[_nearest(draws / scale, points / scale)[1].argmax()]])
+        points = np.vstack([points, draws[_nearest(draws, points, scale)[1].argmax()]])
     return np.asarray(points)
 
 
