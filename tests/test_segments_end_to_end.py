@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -199,16 +200,22 @@ def has_failed(there: Town, party: str, run: Run) -> bool:
     return now is not None and now.state == "failed"
 
 
-@pytest.mark.parametrize("victim", PLACES)
-def test_after_kill_9_anywhere_the_step_starts_again_and_ends_well(there: Town, tmp_path: Path, victim: str) -> None:
-    name = f"killed-{victim.replace(' ', '-')}"
-    tables = write_tables(tmp_path, seed=50 + PLACES.index(victim))
+def in_the_middle(there: Town, name: str, tables: Tables) -> dict[str, Run]:
+    """Proposes a campaign and waits until both workers look for groups; their runs, by party."""
     there.up()
     propose(there, name, tables, segment_text(name, "k = 6\nstarts = 10\niterations = 20"))
     doing = "finding groups blindly"
     until("both find groups", lambda: all(there.has_event(party, name, doing) for party in NAMES), 90)
     runs = {party: there.runs(party, name)[-1] for party in NAMES}
     assert {run.state for run in runs.values()} == {"started"}, "it was over too soon for this test"
+    return runs
+
+
+@pytest.mark.parametrize("victim", PLACES)
+def test_after_kill_9_anywhere_the_step_starts_again_and_ends_well(there: Town, tmp_path: Path, victim: str) -> None:
+    name = f"killed-{victim.replace(' ', '-')}"
+    tables = write_tables(tmp_path, seed=50 + PLACES.index(victim))
+    runs = in_the_middle(there, name, tables)
     workers = [there.pid_of_worker(one) for one in EVERYBODY]
     os.kill(process_of(there, victim), signal.SIGKILL)
     for party in NAMES:
@@ -223,6 +230,19 @@ def test_after_kill_9_anywhere_the_step_starts_again_and_ends_well(there: Town, 
     assert there.facts(SHOP, name, "segment")["rows"] == len(tables.joined)
     assert len({json.dumps(there.facts(party, name, "segment")["starts"]) for party in NAMES}) == 1
     assert not there.leftovers()
+
+
+def test_a_frozen_worker_of_the_coordinator_is_noticed_within_30_seconds(there: Town, tmp_path: Path) -> None:
+    tables = write_tables(tmp_path, seed=60)
+    runs = in_the_middle(there, "frozen", tables)
+    frozen = there.pid_of_worker("coordinator")
+    os.kill(frozen, signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    for party in NAMES:
+        until(f"{party} notices", partial(has_failed, there, party, runs[party]), deadline - time.monotonic())
+    there.until_over("frozen")
+    assert not is_alive(frozen)
+    assert there.facts(SHOP, "frozen", "segment")["rows"] == len(tables.joined)
 
 
 # What is left
