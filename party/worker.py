@@ -93,7 +93,7 @@ async def attempt(order: Order) -> dict[str, Any]:
             store.check_room(registered.digest, partner, kind, amount, limit, order.contract, order.step)
 
     def spent(kind: str) -> int:
-        return store.spent(registered.digest, peers[0], kind)
+        return max(store.spent(registered.digest, partner, kind) for partner in partners)
 
     started = time.monotonic()
     staging = order.home.staging(order.run)

@@ -46,13 +46,15 @@ def names(clients: int) -> tuple[str, ...]:
     return tuple(f"shop-{chr(ord('a') + number)}" for number in range(clients))
 
 
-def write_tables(folder: Path, clients: int, *, seed: int = 1, rows: int = 1600) -> dict[str, Table]:
-    """A table of each shop, of people in three groups who differ from shop to shop."""
+def write_tables(
+    folder: Path, clients: int, *, seed: int = 1, rows: int = 1600, alike: bool = False
+) -> dict[str, Table]:
+    """A table of each shop, of people in three groups, of whom each shop has other shares unless they are `alike`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     made = {}
     for number, name in enumerate(names(clients)):
-        group = rng.choice(3, rows, p=np.roll([0.5, 0.3, 0.2], number))
+        group = rng.choice(3, rows, p=np.roll([0.5, 0.3, 0.2], 0 if alike else number))
         centres = np.array([[28, 20, 60, 0.2], [45, 6, 330, 0.6], [70, 12, 160, 0.9]])[group]
         x = centres + rng.standard_normal((rows, 4)) * [6, 2.5, 35, 0]
         x[:, 3] = rng.random(rows) < centres[:, 3]

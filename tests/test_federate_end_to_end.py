@@ -49,15 +49,19 @@ def test_three_shops_train_one_model_and_then_find_groups(there: Shops, tmp_path
     assert sum(sizes) == pytest.approx(3 * 1600, rel=0.01)
 
 
-def test_five_shops_can_take_the_middle_of_their_updates_in_the_clear(tmp_path: Path) -> None:
+def test_five_shops_can_take_the_middle_of_their_updates_or_add_noise(tmp_path: Path) -> None:
     with shops(tmp_path, 5) as there:
         there.up()
-        tables = write_tables(tmp_path / "tables", 5, seed=3)
+        tables = write_tables(tmp_path / "tables", 5, seed=3, alike=True)
         there.propose("middle", "logistic", tables, rounds=6, robust="median", secure=False)
         check_done(there, "middle")
-        assert there.facts("shop-e", "middle")["own"]["auc"] > 0.65
-        there.propose("sums", "logistic", tables, rounds=6)
-        check_done(there, "sums")
+        assert there.facts("shop-e", "middle")["robust"] == 1
+        privacy = 'epsilon = 4\nunit = "row"'
+        there.propose("noised", "logistic", tables, rounds=4, privacy=privacy)
+        check_done(there, "noised")
+        told = there.facts("shop-e", "noised")["privacy"]
+        assert told["epsilon"] == 4
+        assert told["spent"] == pytest.approx(4, rel=0.05)
 
 
 # A worker that ends or stops in the middle of a round, once.

@@ -15,8 +15,8 @@ SAMPLE_STARTS, SAMPLE_ITERATIONS = 3, 10
 
 
 def partners(contract: Contract, party: str, step: Step) -> list[str]:
-    """Towards whom a party's data set spends in a step: all others where each learns the groups, else its peer."""
-    if step.step in STEPS:
+    """Towards whom a party's data set spends in a step: all others where each learns what comes out, else its peer."""
+    if step.step in STEPS or contract.is_horizontal:
         return [other.name for other in contract.members(step) if other.name != party]
     return [contract.peer(party, step).name]
 
