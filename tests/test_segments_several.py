@@ -26,6 +26,7 @@ from tidegate.party import campaign, policy, steps
 from tidegate.party.data import table
 from tidegate.party.demo.loopback import loopback
 from tidegate.party.job import Job
+from tidegate.party.retrace import retrace
 from tidegate.party.segments import budget, columns
 from tidegate.party.store import Store
 from tidegate.protocols.channel import CarrierError, DisagreementError, PeerError, PolicyError
@@ -200,7 +201,7 @@ def test_segments_are_those_of_clear_text_k_means_on_the_pooled_columns_of_the_p
     for name in there.parties:
         facts = found[name]
         assert min(start["inertia"] for start in facts["starts"]) == pytest.approx(clear.inertia_, rel=1e-4)
-        assert facts["explained"] == pytest.approx(1 - clear.inertia_ / x.size, abs=0.01)
+        assert facts["explained"] == pytest.approx(1 - clear.inertia_ / x.size, abs=2e-4)
         assert facts["rows"] == len(there.common)
         assert [each["size"] for each in facts["segments"]] == np.bincount(numbers)[1:].tolist()
 
@@ -427,7 +428,7 @@ def test_passes_count_towards_every_party_that_learns_the_groups(town: Town, par
 
 def test_three_nodes_and_the_coordinator_segment_and_assign(tmp_path: Path) -> None:
     people = test_several_training.write_people(tmp_path, seed=2)
-    text = FILE.replace("acme", "shop").replace("customers", "people")
+    text = FILE.replace('"groups"', '"groups"\naudit = true').replace("acme", "shop").replace("customers", "people")
     for media, name in (("feed", "alpha"), ("rest", "beta")):
         text = text.replace(f'"{media}"', f'"{name}"').replace(f"{media} =", f"{name} =")
     features = '[features]\nbrand = ["age", "plan"]\nmedia = "all"\n'
@@ -441,6 +442,8 @@ def test_three_nodes_and_the_coordinator_segment_and_assign(tmp_path: Path) -> N
         nodes.approve("groups")
         nodes.until_over("groups")
         check_results(nodes, people)
+        again = retrace(made.home("shop"), nodes.stores["shop"], nodes.campaign("shop", "groups"))
+        assert [step.step for step in again] == ["match-alpha", "match-beta", "segment", "assign"]
         for store in nodes.stores.values():
             store.close()
 
