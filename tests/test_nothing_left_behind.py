@@ -515,7 +515,7 @@ def test_a_planted_canary_is_found_wherever_it_is(played: Played, tmp_path: Path
 
 def test_every_file_of_the_stage_is_one_the_search_can_read(played: Played) -> None:
     known = {".parquet", ".json", ".db", ".i64", ".i16", ".u8", ".toml", ".key", ".pem", ".lock", ".log", ".card"}
-    known |= {".html"}
+    known |= {".html", ".hex"}
     folders = [played.folder / "stage", played.folder / "exported"]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(paths) > 30
