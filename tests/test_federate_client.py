@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -262,3 +265,14 @@ def test_the_figures_say_how_many_rows_and_how_long_a_round_took(there: Clients)
     assert facts["rows"] == {"train": 1600, "holdout": 0, "all": 4800}
     assert facts["clients"] == ["shop-a", "shop-b", "shop-c"]
     assert facts["round_ms"] > 0
+
+
+@pytest.mark.parametrize("module", ["tidegate.coordinator.server", "tidegate.party.node", "tidegate.party.worker"])
+def test_flower_is_imported_by_workers_of_federated_runs_alone(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('flwr' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_flower_reports_no_run_to_its_makers(there: Clients) -> None:
+    there.play(there.contract(KMEANS, {"rounds": 1}))
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
