@@ -239,7 +239,7 @@ def _tried(own: Rows, z: FloatArray, l2: float) -> Facts:
 
 
 class _Timed:
-    """A channel that knows how long the rounds have taken: from the first question after the terms to the last one."""
+    """A channel that knows how long the rounds have taken, from the first one's question to the model's release."""
 
     def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel, self._clock = channel, clock
@@ -254,7 +254,7 @@ class _Timed:
         return message
 
     def milliseconds(self, rounds: int) -> float:
-        """Of each round on average. The first message asks for terms; the last three release, close and end."""
-        if len(self._came_s) < 5 or not rounds:
+        """Of each round on average. The first two messages ask for terms and moments, the last three end the run."""
+        if len(self._came_s) < 6 or not rounds:
             return 0.0
-        return round(1000 * (self._came_s[-3] - self._came_s[1]) / rounds, 1)
+        return round(1000 * (self._came_s[-3] - self._came_s[2]) / rounds, 1)
