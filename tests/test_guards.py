@@ -369,7 +369,7 @@ def a_contract_names_the_pinned_keys(module: ModuleType, town: Town) -> None:
     assert _problems(module, town, replace(made, parties=parties))
 
 
-@guard("party.policy", "{*contract.features.get(me.name, ()), *_total_column(contract, me)} - shown", "set()")
+@guard("party.policy", "{*contract.features.get(me.name, ()), *_total_column(contract, me), *label} - shown", "set()")
 def only_offered_columns_can_be_asked_for(module: ModuleType, town: Town) -> None:
     made = contract_of(town)
     offer = town.feed.store.offer("acme", "people", sent=True)
@@ -774,7 +774,7 @@ def _forward(module: ModuleType, frame: Frame) -> None:
     asyncio.run(scenario())
 
 
-@guard("coordinator.relay", "if len(frame.sealed) > MAX_FRAME_BYTES:")
+@guard("coordinator.relay", "if len(sealed) > MAX_FRAME_BYTES:")
 def a_frame_has_at_most_a_mebibyte(module: ModuleType, town: Town) -> None:
     ends_with(RefusedError, lambda: _forward(module, Frame(peer="media", sealed=bytes(2**20 + 1))))
 

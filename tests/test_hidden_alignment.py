@@ -27,6 +27,7 @@ from tidegate.party import campaign, pacing, policy, quality, steps
 from tidegate.party.data import features, table
 from tidegate.party.demo.records import fiction_phones
 from tidegate.party.job import Job
+from tidegate.party.vertical_form import hidden_cost
 from tidegate.protocols.blind import traffic
 from tidegate.protocols.blind.products import Uploads
 from tidegate.protocols.catalog import CATALOG, protocol_after
@@ -463,10 +464,10 @@ def test_a_campaign_in_hidden_alignment_is_acceptable_to_both_and_says_what_it_c
     people = found.contract.role("media").data.rows
     cost = [line for line in found.remarks if f"run over all {people:,} people of feed" in line]
     assert len(cost) == 1
-    assert campaign.hidden_cost(found.contract) == cost
+    assert hidden_cost(found.contract) == cost
     shown = checked(town, CAMPAIGN)
     assert shown.contract is not None
-    assert campaign.hidden_cost(shown.contract) == []
+    assert hidden_cost(shown.contract) == []
 
 
 def test_expand_and_a_hold_out_column_are_refused_since_the_media_would_learn_who_matched(town: Town) -> None:

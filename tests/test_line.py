@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tidegate.protocols.channel import CarrierError, ConfigError, DisagreementError
+from tidegate.wire import line as line_module
 from tidegate.wire.identity import Identity
 from tidegate.wire.invite import SERVER_NAME, Endpoint
 from tidegate.wire.line import DEPTH, Line, dial, open_line
@@ -102,6 +103,8 @@ class Serving:
     """A running server with this relay."""
 
     def __init__(self, authority: Authority = AUTHORITY) -> None:
+        # A test of another file that ran in this process may have left some.
+        self.lines_before = open_lines()
         self.relay = Relay()
         self.server = grpc.server(futures.ThreadPoolExecutor(8))
         add_RelayServicer_to_server(self.relay, self.server)  # type: ignore[arg-type]
@@ -130,8 +133,11 @@ async def lines(serving: Serving) -> tuple[Line, Line]:
     return brand, await open_line(serving.endpoint("media"), RUN, "brand")
 
 
-def line_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "lines"]
+def open_lines() -> int:
+    """How many lines of this process are open; with the last one their thread ends."""
+    here = line_module._Thread._here
+    assert (here is not None) == any(thread.name == "lines" for thread in threading.enumerate())
+    return here._lines if here is not None else 0
 
 
 def test_a_line_goes_on_when_another_of_the_same_process_is_closed(serving: Serving) -> None:
@@ -146,7 +152,7 @@ def test_a_line_goes_on_when_another_of_the_same_process_is_closed(serving: Serv
         await media.close()
 
     asyncio.run(run())
-    assert line_threads() == []
+    assert open_lines() == serving.lines_before
 
 
 def test_frames_arrive_whole_and_in_order_and_no_thread_is_left(serving: Serving) -> None:
@@ -167,7 +173,7 @@ def test_frames_arrive_whole_and_in_order_and_no_thread_is_left(serving: Serving
         return got
 
     asyncio.run(asyncio.wait_for(run(), 30))
-    assert line_threads() == []
+    assert open_lines() == serving.lines_before
 
 
 def test_what_was_queued_before_close_still_arrives_and_then_the_end(serving: Serving) -> None:
@@ -189,7 +195,7 @@ def test_what_was_queued_before_close_still_arrives_and_then_the_end(serving: Se
                 await call
 
     asyncio.run(asyncio.wait_for(run(), 20))
-    assert line_threads() == []
+    assert open_lines() == serving.lines_before
 
 
 def test_a_worker_that_computes_does_not_hold_up_its_line(serving: Serving) -> None:
@@ -260,7 +266,7 @@ def test_a_coordinator_that_goes_away_ends_the_line_with_its_address(serving: Se
         return caught.value.text
 
     assert serving.address in asyncio.run(asyncio.wait_for(run(), 20))
-    assert line_threads() == []
+    assert open_lines() == serving.lines_before
 
 
 def test_a_sender_that_waits_for_room_is_told_when_the_other_side_goes(serving: Serving) -> None:
@@ -356,4 +362,4 @@ def test_a_session_runs_over_the_line(serving: Serving) -> None:
 
     brand, media = asyncio.run(asyncio.wait_for(run(), 20))
     assert brand == media
-    assert line_threads() == []
+    assert open_lines() == serving.lines_before
