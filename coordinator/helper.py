@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from tidegate.protocols.channel import TidegateError
 from tidegate.wire import relay_pb2 as pb
+from tidegate.wire import spawn
 from tidegate.wire.ending import describe, outline
-from tidegate.wire.environment import environment
 from tidegate.wire.pairs import COORDINATOR
 
 from .order import Order
@@ -83,28 +79,6 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 async def _outcome(order: Order) -> dict[str, Any]:
     """A worker's last word, empty if it died without one. Its process is gone when this returns or is cancelled."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # modules come from the installation, never from the folder that the coordinator was started in
-        "-m",
-        "tidegate.coordinator.worker",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        env=environment(),
-    )
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the worker was started without pipes")
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(order.to_json().encode() + b"\n")
-            await process.stdin.drain()
-        said = await process.stdout.readline()
-        await process.wait()
-        return dict(json.loads(said)) if said.endswith(b"\n") else {}
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    outcome: dict[str, Any] = {}
+    await spawn.words("tidegate.coordinator.worker", order.to_json(), outcome.update)
+    return outcome

@@ -8,20 +8,16 @@ else in the coordinator, and nothing of it is kept.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import resource
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError
 from tidegate.protocols.primitives.randomness import Randomness
-from tidegate.wire import pairs, receipt
+from tidegate.wire import pairs, receipt, spawn
 from tidegate.wire.ending import PASSING, describe, public_reason, together
 from tidegate.wire.identity import Identity
 from tidegate.wire.line import Line, open_line
@@ -31,35 +27,19 @@ from .config import Home
 from .order import Order
 from .roles import play
 
-MEMORY_LIMIT_BYTES = 16 * 2**30
-
 
 def main() -> int:
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     # The role takes in one party's message while the lines' thread brings the next: neither waits long for the other.
     sys.setswitchinterval(0.001)
-    order = Order.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_coordinator, daemon=True).start()
+    order = Order.from_json(spawn.begin())
     try:
-        _say({"prepared": asyncio.run(attempt(order)).hex()})
+        spawn.say({"prepared": asyncio.run(attempt(order)).hex()})
     except Exception as error:
-        _say({"error": describe(error)})
+        spawn.say({"error": describe(error)})
         if os.environ.get("TIDEGATE_DEBUG"):
             raise
         return 1
     return 0
-
-
-def _end_with_the_coordinator() -> None:
-    sys.stdin.read()
-    os._exit(3)
-
-
-def _say(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 async def attempt(order: Order) -> bytes:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import resource
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -27,9 +25,8 @@ import grpc
 
 from tidegate import __version__
 from tidegate.protocols.channel import CarrierError, ConfigError, TidegateError
-from tidegate.wire import pairs, receipt
+from tidegate.wire import pairs, receipt, spawn
 from tidegate.wire.ending import describe, outline
-from tidegate.wire.environment import environment
 from tidegate.wire.line import dial_async, explain, plain
 from tidegate.wire.relay_pb2 import CampaignState, Commit, Ended, FromNode, Held, Here, Start, ToNode
 from tidegate.wire.relay_pb2_grpc import RelayStub
@@ -329,42 +326,18 @@ async def _work(node: Node, campaign: Campaign, order: Order) -> None:
 
 async def _outcome(node: Node, order: Order) -> dict[str, Any]:
     """A worker's last word. Its process is gone when this returns or is cancelled."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # modules come from the installation, never from the folder that the node was started in
-        "-m",
-        "tidegate.party.worker",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        # A traceback may quote the data: it is shown only to a developer who asks for it.
-        stderr=None if os.environ.get("TIDEGATE_DEBUG") else asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        env=environment(),
-    )
     outcome: dict[str, Any] = {}
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the worker was started without pipes")
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once, which its status tells
-            process.stdin.write(order.to_json().encode() + b"\n")
-            await process.stdin.drain()
-        async for line in process.stdout:
-            if not line.endswith(b"\n"):
-                break  # it was killed in the middle of a word
-            said = json.loads(line)
-            if "progress" in said:
-                node.store.add_event(order.contract, order.step, said["progress"])
-            else:
-                outcome = said
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+    def heard(said: dict[str, Any]) -> None:
+        if "progress" in said:
+            node.store.add_event(order.contract, order.step, said["progress"])
+        else:
+            outcome.update(said)
+
+    status = await spawn.words("tidegate.party.worker", order.to_json(), heard)
     died = {
         "kind": "carrier",
-        "text": f"the worker was ended by the system (status {process.returncode})",
+        "text": f"the worker was ended by the system (status {status})",
         "hint": "the step starts again by itself; if it happens again, see the system's log",
     }
     return outcome or {"error": died}

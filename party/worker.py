@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from tidegate import __version__
-from tidegate.wire import pairs, receipt
+from tidegate.wire import pairs, receipt, spawn
 from tidegate.wire.contract import Contract
 from tidegate.wire.ending import PASSING, PersonError, describe, public_reason, together
 from tidegate.wire.line import Line, open_line
@@ -36,32 +34,15 @@ from .segments import budget
 from .steps import play
 from .store import Store
 
-MEMORY_LIMIT_BYTES = 16 * 2**30
-
 
 def main() -> int:
-    # Results are for their owner, whatever the shell that started the node allows to others.
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    order = Order.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_node, daemon=True).start()
+    order = Order.from_json(spawn.begin())
     try:
-        say({"prepared": asyncio.run(attempt(order))})
+        spawn.say({"prepared": asyncio.run(attempt(order))})
     except Exception as error:
-        say({"error": describe(error)})
+        spawn.say({"error": describe(error)})
         return 1
     return 0
-
-
-def _end_with_the_node() -> None:
-    sys.stdin.read()
-    os._exit(3)
-
-
-def say(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 async def attempt(order: Order) -> dict[str, Any]:
@@ -98,7 +79,7 @@ async def attempt(order: Order) -> dict[str, Any]:
     started = time.monotonic()
     staging = order.home.staging(order.run)
     staging.mkdir(parents=True, mode=0o700)
-    progress, pacing = Progress(contract, step, say), Pacing(step, me, contract.members(step)[1].data.rows)
+    progress, pacing = Progress(contract, step, spawn.say), Pacing(step, me, contract.members(step)[1].data.rows)
 
     def on_message(direction: str, kind: str, size: int) -> None:
         progress.on_message(direction, kind, size)
