@@ -337,6 +337,8 @@ class ChannelGrid(Grid):
         if self._closed:
             raise CarrierError("the run has ended")
         self._under_way = asyncio.run_coroutine_threadsafe(self._exchange(asked), self._loop)
+        if self._closed:  # since we looked: nobody else would free this thread
+            self._under_way.cancel()
         return self._under_way.result()
 
     async def _exchange(self, messages: list[Message]) -> list[Message]:
