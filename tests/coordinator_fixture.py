@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +48,22 @@ if TYPE_CHECKING:
     from tidegate.wire.relay_pb2_grpc import RelayAsyncStub
 
 
+_held: deque[socket.socket] = deque()
+_MOST_HELD = 200
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback to listen on, which is held: the system gives it to nobody who asks for any free one.
+
+    It is bound and not listening, so who names it and sets SO_REUSEADDR, as servers do, gets it.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _held.append(held)
+    if len(_held) > _MOST_HELD:
+        _held.popleft().close()
+    return int(held.getsockname()[1])
 
 
 def prepare(path: Path) -> Home:
@@ -184,7 +196,7 @@ def process(home: Home) -> Iterator[subprocess.Popen[bytes]]:
             child.stdout.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -138,10 +138,10 @@ def loopback(folder: Path, data: dict[str, DataSet], names: tuple[str, ...] = PA
             raise ConfigError(f"{folder / made} is there already", "choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
     stage = Loopback(folder, names, {})
-    with _cleaning_up(), _stopping(stage):
+    with _cleaning_up(), held_port() as port, _stopping(stage):
         # The coordinator gets going while the parties make their keys and look over their data.
         with ThreadPoolExecutor(max_workers=1) as beside:
-            invites = beside.submit(_open_coordinator, stage)
+            invites = beside.submit(_open_coordinator, stage, port)
             for name in names:
                 stage.party(name, "init", name)
                 stage.party(name, "card", "--out", str(folder / f"{name}.card"))
@@ -165,9 +165,8 @@ def _stopping(stage: Loopback) -> Iterator[None]:
             stage.stop(name)
 
 
-def _open_coordinator(stage: Loopback) -> dict[str, str]:
+def _open_coordinator(stage: Loopback, port: int) -> dict[str, str]:
     """Makes and starts the coordinator; an invite for each party by its name."""
-    port = free_port()
     stage.coordinator("init", "--address", f"127.0.0.1:{port}")
     stage.start_coordinator()
     invites = {name: _invite(stage.coordinator("invite", name)) for name in stage.names}
@@ -196,11 +195,14 @@ def is_over(campaign: Campaign) -> bool:
     return campaign.state in FINAL
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port of the loopback to listen on; inside, the system gives it to nobody who asks for any free one."""
+    with socket.socket() as held:
+        # Bound and not listening: who names the port and sets this option too, as servers do, gets it.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def wait_for_port(stage: Loopback, port: int) -> None:
