@@ -135,8 +135,8 @@ def assigned(report: Report) -> Html:
 
 def _what(report: Report, facts: Facts) -> str:
     said = (
-        "They were found by the columns of both sides together: who is alike in what you know and in what "
-        f"{report['peer']} knows is in the same one. Neither side saw a value of the other."
+        "They were found by the columns of all parties together: who is alike in what you know and in what "
+        f"{report['peer']} knows is in the same one. No party saw a value of another."
     )
     if facts.get("explained") is not None:
         said += f" They account for {share(facts['explained'])} of all the differences between people in these columns."
