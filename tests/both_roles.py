@@ -24,5 +24,5 @@ async def spoken(first: Role, second: Role) -> tuple[Any, Any, MemoryChannel, Me
         finally:
             await channel.close()
 
-    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 30)
+    left, right = await asyncio.wait_for(asyncio.gather(outcome(first, a), outcome(second, b)), 120)
     return left, right, a, b

@@ -76,7 +76,7 @@ async def _play(
     back: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
     ends = BrokenChannel(forth, back), BrokenChannel(back, forth)
     ends[side].fault, ends[side].at = fault, at
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         left = group.create_task(_until_done(first, ends[0]))
         right = group.create_task(_until_done(second, ends[1]))
     return left.result(), right.result()

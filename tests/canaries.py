@@ -2,6 +2,10 @@
 
 A needle is a byte string of 8 or more. All of them are looked for at once: a table of the needles' first 8 bytes is
 held against every position of the haystack, and what it lets through is compared whole.
+
+Files hold thousands of numbers that are nobody's and other in each run: among the digits of those a telephone number
+of 10 digits, or a value to 9, is met by chance. So numbers are compared to 12 digits, and in a file digits alone count
+where they are no part of a longer number.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 HASHES = ("sha256", "sha1", "md5")
+_TOLD_FROM_CHANCE = 12
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_BITS = 24
 
@@ -104,8 +109,8 @@ class Needles:
     def __len__(self) -> int:
         return sum(map(len, self.heads.values()))
 
-    def within(self, haystack: bytes) -> set[bytes]:
-        """The needles that the haystack holds."""
+    def within(self, haystack: bytes, *, numbers_whole: bool = False) -> set[bytes]:
+        """The needles that the haystack holds; with `numbers_whole` not those few digits inside a longer number."""
         if self._table is None:
             self._table = np.zeros(1 << _TABLE_BITS, np.bool_)
             self._table[_place(np.fromiter(self.heads, np.uint64, len(self.heads)))] = True
@@ -115,12 +120,14 @@ class Needles:
             for i in np.flatnonzero(self._table[_place(words)]).tolist():
                 at = start + 8 * i
                 for needle in self.heads.get(int(words[i]), ()):
-                    if haystack.startswith(needle, at):
+                    if haystack.startswith(needle, at) and not (
+                        numbers_whole and _is_part_of_a_number(haystack, at, needle)
+                    ):
                         found.add(needle)
         return found
 
     def among(self, numbers: Iterable[float]) -> set[float]:
-        """The numbers that are one of ours, or its negative, to 9 digits."""
+        """The numbers that are one of ours, or its negative, to 12 digits."""
         found = np.abs(np.fromiter(numbers, np.float64))
         ours = np.sort(np.abs(np.array(self.numbers)))
         if not len(found) or not len(ours):
@@ -128,7 +135,7 @@ class Needles:
         at = np.searchsorted(ours, found)
         near = np.zeros(len(found), np.bool_)
         for neighbour in (np.clip(at - 1, 0, len(ours) - 1), np.clip(at, 0, len(ours) - 1)):
-            near |= np.abs(ours[neighbour] - found) <= 1e-9 * ours[neighbour]
+            near |= np.abs(ours[neighbour] - found) <= 1e-12 * ours[neighbour]
         return set(found[near].tolist())
 
     def in_files(self, *roots: Path) -> dict[str, int]:
@@ -138,10 +145,18 @@ class Needles:
             for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
                 if path.is_file():
                     data, numbers = read(path)
-                    number = len(self.within(data)) + len(self.among(numbers))
+                    number = len(self.within(data, numbers_whole=True)) + len(self.among(numbers))
                     if number:
                         hits[str(path)] = number
         return hits
+
+
+def _is_part_of_a_number(haystack: bytes, at: int, needle: bytes) -> bool:
+    """Whether these few digits stand in a longer decimal or hexadecimal number."""
+    if not needle.isdigit() or len(needle) >= _TOLD_FROM_CHANCE:
+        return False
+    beside = haystack[max(0, at - 1) : at] + haystack[at + len(needle) : at + len(needle) + 1]
+    return any(byte in b".0123456789abcdefABCDEF" for byte in beside)
 
 
 def _place(heads: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -113,7 +113,7 @@ class Clients:
 
         there = {name: line[1] for name, line in self.lines.items()}
         parts = [outcome(steps.play(job, self.lines[name][0]), [self.lines[name][0]]) for name, job in jobs.items()]
-        ended = await asyncio.wait_for(asyncio.gather(*parts, outcome(coordinator(there), list(there.values()))), 60)
+        ended = await asyncio.wait_for(asyncio.gather(*parts, outcome(coordinator(there), list(there.values()))), 240)
         return dict(zip([*jobs, "coordinator"], ended, strict=True))
 
     def model(self, name: str) -> Any:

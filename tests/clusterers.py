@@ -81,7 +81,7 @@ async def _play(lines: Lines, parts: Sequence[Part], helper: Callable[..., Await
 
     roles = [outcome(part(lines.helpers[i], lines.peers[i]), lines.of(i)) for i, part in enumerate(parts)]
     there = outcome(helper(lines.there), list(lines.there.values()))
-    return await asyncio.wait_for(asyncio.gather(*roles, there), 60)
+    return await asyncio.wait_for(asyncio.gather(*roles, there), 120)
 
 
 def played(

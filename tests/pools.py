@@ -137,7 +137,7 @@ class Pool:
             for name, site in self.sites.items()
         }
         roles[""] = until_done(coordinate(self.at_coordinator), list(self.at_coordinator.values()))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return dict(zip(roles, await asyncio.gather(*roles.values()), strict=True))
 
 

@@ -146,7 +146,7 @@ def campaign_text(name: str, steps: tuple[str, ...] = ALL_STEPS, **replaced: str
     return "\n\n".join([f'[campaign]\nname = "{name}"', *(f"[{title}]\n{body}" for title, body in tables.items())])
 
 
-def until(what: str, condition: Callable[[], object], seconds: float = 60) -> float:
+def until(what: str, condition: Callable[[], object], seconds: float = 120) -> float:
     """Waits for a condition and gives the seconds that took; fails with `what` after `seconds`."""
     started = time.monotonic()
     while not condition():
@@ -243,7 +243,7 @@ class Town:
         """Ends one of the three and gives its exit status, negative for a signal."""
         process = self.stage.processes.pop(name)
         process.send_signal(how)
-        return process.wait(20)
+        return process.wait(60)
 
     # What is known
 
@@ -262,7 +262,7 @@ class Town:
     def state_line(self, party: str, name: str) -> str:
         return screen.state(self.stores[party], self.campaign(party, name), party)
 
-    def until_over(self, name: str, state: str = "done", seconds: float = 90) -> None:
+    def until_over(self, name: str, state: str = "done", seconds: float = 200) -> None:
         """Waits until the campaign is over at both parties and checks how."""
 
         def over() -> bool:
@@ -312,7 +312,8 @@ def town(folder: Path) -> Iterator[Town]:
                     process.send_signal(signal.SIGCONT)
             for store in stores.values():
                 store.close()
-    assert not [pid for pid in workers if is_alive(pid)], "a worker outlived its node"
+    # A worker hears from a pipe that its node is gone, and ends by itself.
+    until("the workers end with their nodes", lambda: not any(map(is_alive, workers)), 20)
 
 
 def is_alive(pid: int) -> bool:

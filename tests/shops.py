@@ -174,7 +174,7 @@ class Shops:
         process = self.stage.processes.pop(name, None)
         if process is not None and process.poll() is None:
             process.send_signal(how)
-            process.wait(20)
+            process.wait(60)
 
     def worker(self, name: str) -> int | None:
         """The process id of a worker of this party, or of the coordinator's own."""
@@ -205,7 +205,7 @@ class Shops:
     def events(self, party: str, name: str) -> list[str]:
         return [event.text for event in self.stores[party].events(self.campaign(party, name).hash)]
 
-    def until_over(self, name: str, state: str = "done", seconds: float = 90) -> None:
+    def until_over(self, name: str, state: str = "done", seconds: float = 200) -> None:
         """Waits until the campaign is over at all shops and checks how."""
         with contextlib.suppress(AssertionError):
             until(
@@ -251,4 +251,5 @@ def shops(folder: Path, clients: int) -> Iterator[Shops]:
                     os.kill(pid, signal.SIGCONT)
             for store in there.stores.values():
                 store.close()
-    assert not [pid for pid in workers if is_alive(pid)], "a worker outlived its node"
+    # A worker hears from a pipe that its node is gone, and ends by itself.
+    until("the workers end with their nodes", lambda: not any(map(is_alive, workers)), 20)

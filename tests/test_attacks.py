@@ -314,8 +314,8 @@ def test_a_hostile_letter_neither_stops_the_others_nor_steers_the_screen(town: T
 
 
 def test_a_letter_from_a_time_that_is_not_yet_is_not_filed(town: Town) -> None:
-    for ahead_s in (2 * 86400, 2**40, 2**64 - 1 - int(time.time())):
-        at_s = int(time.time()) + ahead_s
+    now_s = int(time.time())
+    for at_s in (now_s + 2 * 86400, now_s + 2**40, 2**64 - 1):
         post(town, written(town.acme.identity, town.feed, "offer", json.dumps(an_offer()).encode(), sent_s=at_s))
         assert "comes from the future" in town.collect(town.feed)[0]
     assert town.feed.store.offers(sent=False) == []
@@ -670,7 +670,8 @@ def test_the_coordinator_hears_how_a_run_ended_and_not_why(town: Town) -> None:
     town.feed.store.start_run(made.hash, 0, order.run, 1)
     secret = {"kind": "policy", "text": "17 people in column income of /srv/people.csv", "hint": "look at row 5"}
     node._failed(feed, town.feed.store.campaign(made.hash), order, secret)
-    said = feed.outgoing.get_nowait().SerializeToString()
+    # Without the contract's hash, whose 32 bytes may spell anything short.
+    said = feed.outgoing.get_nowait().SerializeToString().replace(made.hash, b"")
     for word in (b"17", b"income", b"/srv", b"row"):
         assert word not in said
     assert (
@@ -685,12 +686,12 @@ def test_whoever_cancels_need_not_rely_on_the_coordinator(town: Town) -> None:
     async def scenario() -> None:
         feed = node.Node(town.feed.home, town.feed.store, lambda line: None, "feed")
         town.feed.store.start_run(made.hash, 0, b"r" * 16, 1)
-        working = feed.workers[made.hash] = asyncio.create_task(asyncio.sleep(60))
+        working = feed.workers[made.hash] = asyncio.create_task(asyncio.sleep(600))
         ticker = asyncio.create_task(node._tick(feed))
         await asyncio.sleep(1.2)
         assert not working.done()
         town.feed.store.set_state(made.hash, "cancelled", by="feed")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             await asyncio.wait({working})
         assert working.cancelled()
         ticker.cancel()
@@ -744,7 +745,7 @@ def test_a_worker_runs_no_code_from_the_folder_that_the_node_was_started_in(
     monkeypatch.chdir(tmp_path)
     made = approved(town)
     order = Order(town.feed.home, made.hash, 0, b"r" * 16, {})
-    outcome = asyncio.run(asyncio.wait_for(node._outcome(node_of(town.feed), order), 60))
+    outcome = asyncio.run(asyncio.wait_for(node._outcome(node_of(town.feed), order), 120))
     assert "error" in outcome
     assert not (tmp_path / "owned").exists()
 
@@ -779,7 +780,7 @@ def test_a_worker_ends_with_its_node(town: Town) -> None:
     assert child.stdout is not None
     child.stdin.write(order.to_json().encode() + b"\n")
     child.stdin.close()
-    assert child.wait(30) != 0
+    assert child.wait(120) != 0
     child.stdout.close()
 
 
@@ -894,13 +895,13 @@ class Opened(Eavesdropper):
 # Files, screens, secrets
 
 
-def test_secrets_never_print(tmp_path: Path) -> None:
+def test_secrets_never_print() -> None:
     identity = Identity.generate("acme")
     terms = Terms(b"c" * 32, b"r" * 16, 0, "0.1.0", "acme", "feed")
     randomness = Randomness(b"s" * 32)
     key = BrandKey(randomness)
     ids, _ = normalise("email", ["someone@example.com"])
-    dataset = Dataset("x", tmp_path, {}, "", "refuse", 1, "d1" * 32, b"salty" * 6, "c0" * 32, [], 0)
+    dataset = Dataset("x", Path("people.csv"), {}, "", "refuse", 1, "d1" * 32, b"salty" * 6, "c0" * 32, [], 0)
     invite = Invite("h:1", b"ca", "acme", b"hidden-secret-32-bytes-long-here", 1, b"cert", b"hidden-key", bytes(32))
     endpoint = Endpoint("h:1", b"ca", b"certificate", b"hidden-key")
     handshake = Handshake(identity, identity.public, terms)
@@ -911,7 +912,7 @@ def test_secrets_never_print(tmp_path: Path) -> None:
             identity.sealing,
             randomness,
             key,
-            Scalar(12345),
+            Scalar(1234567890),
             ids,
             dataset,
             invite,
@@ -920,12 +921,13 @@ def test_secrets_never_print(tmp_path: Path) -> None:
         )
         for text in (repr(each), str(each), f"{each}")
     )
+    # None so short that the hex digits of an object's address may spell it.
     for secret in (
         identity.sealing.to_bytes().hex()[:12],
         repr(identity.sealing.to_bytes())[2:12],
-        "12345",
+        "1234567890",
         "someone",
-        "d1d1",
+        "d1d1d1d1",
         "salty",
         "hidden",
     ):

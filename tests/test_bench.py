@@ -20,7 +20,7 @@ from tidegate.protocols.ids import normalise
 
 def test_one_json_object_with_the_promised_figures() -> None:
     command = [sys.executable, "-m", "tidegate", "bench", "match", "--rows", "3000", "--peer-rows", "2000", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=270, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["rows"] == 3000
@@ -65,7 +65,7 @@ def test_generated_tastes_make_joining_worth_it(tmp_path: Path) -> None:
 
 def test_building_tokens_gives_the_promised_figures() -> None:
     command = [sys.executable, "-m", "tidegate", "bench", "tokens", "--rows", "20000", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=270, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert (figures["rows"], figures["changed_rows"]) == (20000, 200)
@@ -94,7 +94,7 @@ def test_generated_groups_overlap_and_no_party_alone_sees_them(tmp_path: Path) -
 
 def test_segmenting_gives_the_promised_figures() -> None:
     command = [sys.executable, "-m", "tidegate", "bench", "segment", "--rows", "3000", "--k", "3", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=270, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert (figures["rows"], figures["k"], figures["starts"], figures["most_iterations"]) == (3000, 3, 1, 20)

@@ -250,9 +250,11 @@ def test_parties_that_mean_different_things_are_told_so_by_the_coordinator(tmp_p
         parties = await workers(nodes, run, identity_of(coordinator.home))
         await parties["brand"].sessions["coordinator"].send(Ask(1, 300, 3, bytes(16)))
         await parties["media"].sessions["coordinator"].send(Ask(1, 301, 3, bytes(16)))
-        for name, worker in parties.items():
+        # Both are told before either has gone: with the first that says how it ended, everybody's lines do.
+        for worker in parties.values():
             with pytest.raises(TidegateError, match="media asks for another turn than brand"):
                 await worker.sessions["coordinator"].recv(Positions)
+        for name, worker in parties.items():
             await worker.close()
             await nodes[name].ended(run, error="carrier")
         await until(lambda: state_of(coordinator) == ("failed", "coordinator"))

@@ -118,9 +118,9 @@ def test_kill_9_ends_the_run_at_the_others_and_the_step_starts_again(there: Town
     workers = [there.pid_of_worker(party) for party in NAMES]
     os.kill(process(there, victim), signal.SIGKILL)
     for party in others(victim):
-        until(f"{party} notices", partial(has_failed, there, party, runs[party]), 30)
-        until("it is told why", partial(there.has_event, party, name, "train ended early: "), 5)
-    until("the workers of the run end", lambda: not [pid for pid in workers if is_alive(pid)], 30)
+        until(f"{party} notices", partial(has_failed, there, party, runs[party]))
+        until("it is told why", partial(there.has_event, party, name, "train ended early: "))
+    until("the workers of the run end", lambda: not [pid for pid in workers if is_alive(pid)])
     there.up()
     there.until_over(name)
     check_trained_once(there, name, tables)
@@ -213,7 +213,7 @@ def test_a_death_at_the_commit_neither_loses_nor_repeats_the_step(there: Town, t
     there.up()
     there.up_doctored(victim, DOCTORED.format(death=death))
     there.propose(name, tables, ("match",))
-    until("it dies", lambda: there.stage.processes[victim].poll() == 9, 60)
+    until("it dies", lambda: there.stage.processes[victim].poll() == 9)
     there.up()
     there.until_over(name)
     committed = [[run.run for run in there.runs(party, name) if run.state == "committed"] for party in NAMES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,7 +196,7 @@ def test_both_backends_say_the_same_word_for_word(monkeypatch: pytest.MonkeyPatc
 
 def test_result_is_the_same_over_a_sealed_session() -> None:
     outcomes = []
-    for carry in (spoken, both):
+    for carry in (spoken, functools.partial(both, idle_s=15)):
         there = Table()
         roles = there.roles({"text": ids(*range(40))}, {"text": made(ids(*range(20, 60)), there.key)})
         brand, media = asyncio.run(carry(*roles))[:2]

@@ -9,7 +9,7 @@ from tests.real_parties import command
 
 def test_bench_federate_says_what_a_round_takes() -> None:
     size = ("--clients", "3", "--rows", "1500", "--features", "4", "--rounds", "4")
-    done = command("bench", "federate", *size, "--json", seconds=120)
+    done = command("bench", "federate", *size, "--json", seconds=240)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["app"] == "logistic"

@@ -29,7 +29,10 @@ LOGISTIC, KMEANS = "federate.logistic@1", "federate.kmeans@1"
 
 @pytest.fixture
 def there(tmp_path: Path) -> Clients:
-    return Clients.of(tmp_path / "run", write_tables(tmp_path, 3))
+    tables = write_tables(tmp_path, 3)
+    # Keys are in the contract, by whose hash rows are held out.
+    keys = {name: Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32)) for name in (*tables, "coordinator")}
+    return Clients(tmp_path / "run", tables, keys)
 
 
 # What comes out
@@ -227,7 +230,7 @@ def test_the_coordinator_sees_uniform_words_signatures_and_who_is_there(there: C
     assert all(each.dtype == np.uint64 for each in words)
     bits = np.unpackbits(np.concatenate(words).view(np.uint8))
     # A sum over 1600 rows with 28 bits of fraction leaves the upper 24 bits all 0 or all 1 where nothing hides it.
-    assert abs(bits.mean() - 0.5) < 5 / np.sqrt(len(bits)) / 2
+    assert abs(bits.mean() - 0.5) < 6 / np.sqrt(len(bits)) / 2
     needles = Needles()
     for table in there.tables.values():
         x = table.x[:, :3]

@@ -73,18 +73,18 @@ def test_the_ray_simulation_gives_what_our_lines_give(folder: Path) -> None:
     _verify(done.stdout)
 
 
-def _free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]
+@contextlib.contextmanager
+def _held_port() -> Iterator[int]:
+    """A port that Linux gives to nobody else inside; a server that asks for it by its number may listen there."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield holder.getsockname()[1]
 
 
 @contextlib.contextmanager
-def _superlink(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+def _superlink(folder: Path, environment: dict[str, str], port: int, control: int) -> Iterator[str]:
     """Its address; `flwr run` would start one itself, on a fixed port, and leave it."""
-    port, control = _free_ports(2)
     bind = ["--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control}"]
     command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess", *bind]
     with (folder / "superlink.log").open("w") as log:
@@ -112,7 +112,11 @@ def test_flwr_run_gives_what_our_lines_give(folder: Path) -> None:
     environment = _environment(folder)
     home = Path(environment["FLWR_HOME"])
     home.mkdir()
-    with _superlink(folder, environment) as address:
+    with (
+        _held_port() as port,
+        _held_port() as control,
+        _superlink(folder, environment, port, control) as address,
+    ):
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{address}"\ninsecure = true\n'
         )

@@ -547,6 +547,22 @@ def with_strangers(tables: real_parties.Tables, folder: Path, strangers: int) ->
     return real_parties.Tables(folder / "shop.csv", tables.paper, tables.joined[strangers:])
 
 
+def pooled_gain(nodes: real_parties.Town, name: str, tables: real_parties.Tables) -> float:
+    """What scikit-learn gains by joining in clear text, with the campaign's own hold-out."""
+    ours, theirs = (np.fromfile(nodes.results(party, name) / "match" / "order.i64", "<i8") for party in (SHOP, PAPER))
+    held_out = drawn(nodes.campaign(SHOP, name).contract, len(theirs))
+    train, tested = (ours >= 0) & ~held_out, (ours >= 0) & held_out
+    shop, paper = table.read(tables.shop), table.read(tables.paper)
+    own = features.apply(features.fit(shop, real_parties.FEATURES[SHOP], ours[train]), shop, np.maximum(ours, 0))
+    other = features.apply(features.fit(paper, real_parties.FEATURES[PAPER], theirs[~held_out]), paper, theirs)
+    y = (np.array(table.texts(shop, "bought"), dtype=object) == "yes").astype(np.int64)
+    auc = []
+    for x in (own, np.hstack([own, other])):
+        model = LogisticRegression(C=1 / 5, max_iter=10_000, tol=1e-8).fit(x[train], y[ours[train]])
+        auc.append(quality.auc(y[ours[tested]], model.decision_function(x[tested])))
+    return auc[1] - auc[0]
+
+
 # Two campaigns of four steps each between processes.
 @pytest.mark.timeout(480)
 def test_a_campaign_in_which_the_media_does_not_learn_who_matched(nodes: real_parties.Town, tmp_path: Path) -> None:
@@ -564,10 +580,12 @@ def test_a_campaign_in_which_the_media_does_not_learn_who_matched(nodes: real_pa
         assert nodes.facts(SHOP, name, "match")["size"] == len(tables.joined)
         scores = pq.read_table(nodes.results(SHOP, name) / "score" / "scores.parquet")
         assert sorted(scores["row"].to_pylist()) == sorted(tables.joined[:, 0].tolist())
-        assert nodes.facts(SHOP, name, "train")["gain"] > 0.02
+        # The contract's number draws who is held out, and with so few of them the gain varies by 0.03.
+        assert nodes.facts(SHOP, name, "train")["gain"] == pytest.approx(pooled_gain(nodes, name, tables), abs=0.01)
         for party in (SHOP, PAPER):
             said = nodes.stage.party(party, "results", name, "--export", str(tmp_path / f"{party}-{name}"))
-            assert (f"{len(tables.joined):,}" in said) == (party == SHOP)
+            # As a word: the digits alone may stand in the campaign's number or in the folder's name.
+            assert (f"{len(tables.joined):,}" in said.split()) == (party == SHOP)
         assert not (nodes.results(PAPER, name) / "match" / "rows.i64").exists()
     for index, step in enumerate(steps):
         told = [untimed(nodes.facts(PAPER, name, step)) for name in ("many", "few")]

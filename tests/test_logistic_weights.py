@@ -18,9 +18,11 @@ PLAIN = Settings(steps=8, l2=1.0)
 
 
 def train(x_b, x_m, y, settings=PLAIN, on_step=None, **more):
+    # How many steps are taken, and what rounding makes of the model, hang on what both draw.
+    drawn = {name: Randomness(name.encode().ljust(32)) for name in ("brand", "media")}
     return simulate(
-        lambda ch: brand(ch, x_b, y, settings=settings, randomness=Randomness.system(), **more),
-        lambda ch: media(ch, x_m, settings=settings, randomness=Randomness.system(), on_step=on_step),
+        lambda ch: brand(ch, x_b, y, settings=settings, randomness=drawn["brand"], **more),
+        lambda ch: media(ch, x_m, settings=settings, randomness=drawn["media"], on_step=on_step),
     )
 
 

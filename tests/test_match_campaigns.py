@@ -14,6 +14,7 @@ from tidegate.party.data import table
 from tidegate.protocols.primitives import group
 
 KEYS = {"brand": ("phone", "email"), "size": ("email",)}
+DRAWN = ("run", "seconds")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,8 @@ def test_each_party_ends_with_what_its_mode_gives_it(there: Town, tmp_path: Path
         assert facts["reached"] == list(KEYS[mode])
         if mode == "brand" and party == PAPER:
             assert not {"size", "by_key"} & set(facts)
-            assert str(right) not in json.dumps(facts)
+            # The digits of any number come up in the run's name and in seconds.
+            assert str(right) not in json.dumps({name: facts[name] for name in facts if name not in DRAWN})
         else:
             assert facts["size"] == sum(facts["by_key"].values()) == right
         column = "contact" if party == SHOP else "e_mail"
@@ -93,7 +95,8 @@ def test_below_the_floor_no_party_and_no_file_tells_nobody_from_somebody(
         for party in (SHOP, PAPER):
             campaign = there.campaign(party, name)
             runs = [(run.state, run.reason) for run in there.runs(party, name)]
-            events = [event.replace(name, "") for event in there.events(party, name)]
+            # Lines of progress come by the clock.
+            events = [event.replace(name, "") for event in there.events(party, name) if " MB" not in event]
             folder = there.home(party).results(campaign.contract.short, "match")
             seen.append((campaign.state, campaign.by, campaign.reason, runs, events, folder.exists()))
         outcomes.append(seen)

@@ -28,7 +28,6 @@ from tests.test_session import both
 from tidegate.party import campaign, diagnosis, matchdoctor, screen
 from tidegate.party.demo.loopback import register
 from tidegate.party.job import Facts, Job
-from tidegate.party.noise import discrete_gaussian
 from tidegate.party.report import build
 from tidegate.protocols.channel import Channel, ConfigError, M, Message, PeerError, TidegateError
 from tidegate.protocols.ids import Identifiers
@@ -71,6 +70,16 @@ def contract(brand_rows: int, media_rows: int, keys: tuple[Key, ...], sample: in
     )
 
 
+def gaussian(sd: int) -> Callable[[int], np.ndarray]:
+    """Noise of counts, the same in every run, where opendp takes no seed.
+
+    Two spellings that match the same 600 people come out more than 50 apart once in 2,500 times, and then the doctor
+    takes the one for better than the other.
+    """
+    rng = np.random.default_rng(6)
+    return lambda n: np.rint(rng.normal(0, sd, n)).astype(np.int64)
+
+
 class Clinic:
     """Runs the doctor over two columns and keeps what was charged and sent."""
 
@@ -93,8 +102,8 @@ class Clinic:
             duplicates="keep-first",
             earlier={},
             staging=self.folder,
-            randomness=Randomness.system(),
-            count_noise=discrete_gaussian(made.guards.count_noise),
+            randomness=Randomness(party.encode().ljust(32, b".")),
+            count_noise=gaussian(made.guards.count_noise),
             charge=lambda kind, amount, limit: self.charged.append((party, kind, amount, limit)),
         )
 
@@ -609,7 +618,7 @@ def test_both_backends_say_the_same_word_for_word(monkeypatch: pytest.MonkeyPatc
 
 def test_result_is_the_same_over_a_sealed_session() -> None:
     over_memory = simulate(*roles(BRAND, MEDIA, seed=b"1"))
-    assert over_memory == asyncio.run(both(*roles(BRAND, MEDIA, seed=b"1")))
+    assert over_memory == asyncio.run(both(*roles(BRAND, MEDIA, seed=b"1"), idle_s=15))
 
 
 # A lying peer. Each lie changes every message of a kind on its way out.

@@ -44,7 +44,7 @@ cost = 500
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_what_a_campaign_brought_is_measured_by_a_later_one(tmp_path: Path) -> None:
     tables = write_tables(tmp_path / "first", seed=8, paper_rows=4600)
     with town(tmp_path / "town") as there:
@@ -54,7 +54,7 @@ def test_what_a_campaign_brought_is_measured_by_a_later_one(tmp_path: Path) -> N
         there.stage.campaign(SHOP, "propose", str(there.file(text)), "--yes")
         there.stage.party(PAPER, "approve", "spring", "--yes")
         there.up()
-        there.until_over("spring", seconds=200)
+        there.until_over("spring", seconds=400)
         arms = pq.ParquetFile(there.results(PAPER, "spring") / "expand" / "arms.parquet").read().to_pylist()
         sizes = there.facts(SHOP, "spring", "expand")["sizes"]
         alone = [arm for arm in arms if arm["left_alone"]]
@@ -85,7 +85,7 @@ def test_what_a_campaign_brought_is_measured_by_a_later_one(tmp_path: Path) -> N
         short = there.campaign(SHOP, "spring").short
         there.stage.campaign(SHOP, "propose", str(there.file(MEASURE.format(noise=0, campaign=short))), "--yes")
         there.stage.party(PAPER, "approve", "effect", "--yes")
-        there.until_over("effect", seconds=90)
+        there.until_over("effect", seconds=400)
 
         ours, theirs = there.facts(SHOP, "effect", "measure"), there.facts(PAPER, "effect", "measure")
         for name, is_alone in (("exposed", False), ("control", True)):

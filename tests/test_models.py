@@ -121,7 +121,8 @@ def test_each_party_lists_and_shows_its_own_part(there: Town) -> None:
     at_paper = told(there, PAPER, "models", "show", short(there))
     assert "visits" in at_paper
     assert "The weights are with the brand" in at_paper
-    assert "no model 'ffff'" in refused(there, SHOP, "models", "show", "ffff")
+    # No hash begins with what is no hex digit.
+    assert "no model 'none'" in refused(there, SHOP, "models", "show", "none")
 
 
 def test_training_goes_on_from_a_kept_model_only_with_its_columns(there: Town, tmp_path: Path) -> None:

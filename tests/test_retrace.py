@@ -15,6 +15,9 @@ from tidegate.party.retrace import Retraced, retrace
 from tidegate.protocols.blind import insight
 from tidegate.protocols.channel import ConfigError, DisagreementError, TidegateError
 
+# A campaign of all steps by real processes, each of which starts anew for each step.
+pytestmark = pytest.mark.timeout(1200)
+
 
 def audited(text: str) -> str:
     return text.replace("[campaign]\n", "[campaign]\naudit = true\n", 1)
@@ -30,7 +33,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         there.stage.campaign(SHOP, "propose", str(there.file(text)), "--yes")
         there.stage.party(PAPER, "approve", "spring", "--yes")
         there.up()
-        there.until_over("spring")
+        there.until_over("spring", seconds=600)
         yield there
 
 
@@ -45,7 +48,7 @@ def test_every_message_of_the_brand_comes_out_as_it_was_sent(done: Town) -> None
     # The media signed the same digests, which is where an auditor compares them.
     receipts = [run.receipt.hex() for run in done.runs(PAPER, "spring") if run.state == "committed"]
     assert sorted(step.digest for step in found) == sorted(each[:64] for each in receipts)
-    typed = command("party", "--home", str(done.home(SHOP).path), "retrace", "spring")
+    typed = command("party", "--home", str(done.home(SHOP).path), "retrace", "spring", seconds=300)
     assert typed.returncode == 0, typed.stderr
     assert found[2].digest in typed.stdout.replace("\n", "")
 
@@ -89,7 +92,8 @@ def test_a_result_that_was_changed_is_found_out(done: Town) -> None:
 
 def test_the_record_leaves_the_party_in_no_export(done: Town, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    exported = command("party", "--home", str(done.home(SHOP).path), "results", "spring", "--export", str(out))
+    arguments = ("party", "--home", str(done.home(SHOP).path), "results", "spring", "--export", str(out))
+    exported = command(*arguments, seconds=300)
     assert exported.returncode == 0, exported.stderr
     assert not [path for path in out.rglob("*") if "audit" in path.name or "seed" in path.name]
     assert not (done.results(PAPER, "spring") / "train" / "audit").exists()
@@ -97,7 +101,7 @@ def test_the_record_leaves_the_party_in_no_export(done: Town, tmp_path: Path) ->
 
 def test_without_an_audit_in_the_contract_nothing_is_kept_or_retraced(done: Town) -> None:
     done.propose("summer", write_tables(done.stage.folder / "summer", seed=2), ("match",))
-    done.until_over("summer")
+    done.until_over("summer", seconds=300)
     assert not (done.results(SHOP, "summer") / "match" / "audit").exists()
     with pytest.raises(ConfigError, match="keeps nothing that could be retraced"):
         retraced(done, "summer")

@@ -67,7 +67,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[
 
 def test_every_rival_that_is_not_installed_is_listed_with_its_reason_beside_our_own_figure() -> None:
     command = [sys.executable, "-m", "tidegate", "bench", "rivals", "--rows", "1000", "--python", sys.executable]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=270, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     ours, *others = figures["engines"]
@@ -131,7 +131,7 @@ def test_no_engine_and_no_interpreter_of_that_name_are_told_before_anything_is_m
 def test_bytes_are_what_the_kernel_says_was_sent() -> None:
     # In a process of its own: this one has sockets of other tests.
     script = """
-import socket, sys
+import socket, struct, sys
 sys.path.insert(0, sys.argv[1])
 from rival_party import SentBytes
 with socket.create_server(("127.0.0.1", 0)) as server:
@@ -142,10 +142,12 @@ line.sendall(bytes(100_000))
 left = 100_000
 while left:
     left -= len(peer.recv(left))
-print(sent.stop())
+# linux/tcp.h: tcpi_bytes_retrans, the u64 at 208. A busy kernel sends again what was only late.
+resent = struct.unpack_from("=Q", line.getsockopt(socket.IPPROTO_TCP, SentBytes.TCP_INFO, SentBytes.LENGTH), 208)[0]
+print(sent.stop() - resent)
 """
     folder = str(Path(rivals.__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script, folder], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", "-c", script, folder], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.strip() == "100000", done.stderr

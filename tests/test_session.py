@@ -74,7 +74,7 @@ async def both(
     media_role: Callable[[Session], Awaitable[Any]],
     *,
     relay: Filter = honest,
-    idle_s: float = 1.0,
+    idle_s: float = 10.0,
     brand: dict[str, Any] | None = None,
     media: dict[str, Any] | None = None,
 ) -> tuple[Any, Any]:
@@ -351,7 +351,7 @@ def test_a_message_is_refused_before_more_of_it_than_one_frame_is_kept() -> None
             finally:
                 line_left.append(session.bytes_received)
 
-        _, media = await both(flood, listen, idle_s=0.2)
+        _, media = await both(flood, listen)
         return media, line_left[0]
 
     media, received = asyncio.run(run())

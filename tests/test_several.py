@@ -21,7 +21,10 @@ from tidegate.protocols.primitives.fixed_point import T, centred, plus
 from tidegate.protocols.primitives.packing import SLOTS
 from tidegate.protocols.primitives.randomness import Randomness
 
-TRUTH = Randomness.system
+
+def drawn_by(who):
+    """A source of its own for each party, with the same numbers in every run: `uniform` is wrong once in a million."""
+    return Randomness(who.encode().ljust(32, b"."))
 
 
 class End(BrokenChannel):
@@ -71,7 +74,7 @@ async def spoken(lines, roles):
             for end in lines.of(name):
                 await end.close()
 
-    return await asyncio.wait_for(asyncio.gather(*map(outcome, lines.names)), 60)
+    return await asyncio.wait_for(asyncio.gather(*map(outcome, lines.names)), 200)
 
 
 def play(roles, lines=None):
@@ -84,42 +87,46 @@ def play(roles, lines=None):
     return found
 
 
+def named(x_ms):
+    return [(f"follower{number}", x) for number, x in enumerate(x_ms)]
+
+
 def training(x_b, x_ms, y, settings=None, **more):
     """The three roles of a training; further arguments are the brand's."""
     settings = settings or Settings(steps=8, l2=10.0)
 
     async def as_brand(*channels):
-        return await several.brand(channels, x_b, y, settings=settings, randomness=TRUTH(), **more)
+        return await several.brand(channels, x_b, y, settings=settings, randomness=drawn_by("brand"), **more)
 
     async def as_lead(channel, *followers):
-        return await several.lead(channel, followers, x_ms[0], settings=settings, randomness=TRUTH())
+        return await several.lead(channel, followers, x_ms[0], settings=settings, randomness=drawn_by("lead"))
 
-    def as_follower(x):
+    def as_follower(name, x):
         async def follow(channel, lead):
-            return await several.follower(channel, lead, x, settings=settings, randomness=TRUTH())
+            return await several.follower(channel, lead, x, settings=settings, randomness=drawn_by(name))
 
         return follow
 
-    followers = {f"follower{number}": as_follower(x) for number, x in enumerate(x_ms[1:])}
+    followers = {name: as_follower(name, x) for name, x in named(x_ms[1:])}
     return {"brand": as_brand, "lead": as_lead, **followers}
 
 
 def scoring(parts, x_ms, levels=None, window=None):
-    rows = len(x_ms[0])
+    rows, drawn = len(x_ms[0]), drawn_by("brand")
 
     async def as_brand(*channels):
-        return await several.brand_scores(channels, parts, rows, levels=levels, window=window, randomness=TRUTH())
+        return await several.brand_scores(channels, parts, rows, levels=levels, window=window, randomness=drawn)
 
     async def as_lead(channel, *followers):
-        await several.lead_scores(channel, followers, x_ms[0], levels=levels, randomness=TRUTH())
+        await several.lead_scores(channel, followers, x_ms[0], levels=levels, randomness=drawn_by("lead"))
 
-    def as_follower(x):
+    def as_follower(name, x):
         async def follow(channel, lead):
-            await several.follower_scores(channel, lead, x, randomness=TRUTH())
+            await several.follower_scores(channel, lead, x, randomness=drawn_by(name))
 
         return follow
 
-    followers = {f"follower{number}": as_follower(x) for number, x in enumerate(x_ms[1:])}
+    followers = {name: as_follower(name, x) for name, x in named(x_ms[1:])}
     return {"brand": as_brand, "lead": as_lead, **followers}
 
 
@@ -205,7 +212,7 @@ def test_the_rows_in_common_are_those_that_all_match(sets, seed):
 
 def test_the_order_in_common_follows_no_party_s():
     rows = [np.arange(1000), np.arange(1000)[::-1].copy()]
-    common, _ = several.in_common(rows, TRUTH())
+    common, _ = several.in_common(rows, drawn_by("brand"))
     assert abs(np.corrcoef(common, np.arange(1000))[0, 1]) < 0.2
 
 
@@ -214,7 +221,7 @@ def agreeing(places, matched):
         return await several.brand_places(channels, [np.array(each) for each in places])
 
     async def as_lead(channel, *followers):
-        return await several.lead_places(channel, followers, matched[0], TRUTH())
+        return await several.lead_places(channel, followers, matched[0], drawn_by("lead"))
 
     async def as_follower(channel, lead):
         return await several.follower_places(channel, lead, matched[1])
@@ -476,17 +483,18 @@ def test_a_brand_with_other_rows_or_too_many_columns_is_refused():
 def test_a_brand_gets_no_step_more_than_agreed_and_each_media_counts_its_own():
     x_b, x_m, y = people(300, 1, 2)
     counted: dict[str, list[int]] = {"lead": [], "follower0": []}
+    settings = Settings(steps=2)
 
     async def as_lead(channel, *followers):
         counting = counted["lead"].append
         await several.lead(
-            channel, followers, x_m[:, :1], settings=Settings(steps=2), randomness=TRUTH(), on_step=counting
+            channel, followers, x_m[:, :1], settings=settings, randomness=drawn_by("lead"), on_step=counting
         )
 
     async def as_follower(channel, lead):
         counting = counted["follower0"].append
         await several.follower(
-            channel, lead, x_m[:, 1:], settings=Settings(steps=2), randomness=TRUTH(), on_step=counting
+            channel, lead, x_m[:, 1:], settings=settings, randomness=drawn_by("follower0"), on_step=counting
         )
 
     greedy = training(x_b, (x_m[:, :1], x_m[:, 1:]), y, Settings(steps=3))

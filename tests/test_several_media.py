@@ -35,6 +35,9 @@ from tidegate.protocols.channel import CarrierError, ConfigError, PolicyError
 from tidegate.wire.contract import Contract, signed_bytes
 from tidegate.wire.relay_pb2 import CampaignState, Docket, Start
 
+# Three real processes and their workers, whom a busy machine keeps waiting.
+pytestmark = pytest.mark.timeout(1200)
+
 NAMES = ("shop", "alpha", "beta")
 PLACES = {"shop": "brand", "alpha": "alpha", "beta": "beta"}
 PEOPLE = 3000
@@ -127,7 +130,7 @@ class Three:
     def kill(self, name: str) -> None:
         process = self.stage.processes.pop(name)
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
 
     def campaign(self, party: str, name: str) -> Campaign:
         return self.stores[party].campaign(name)
@@ -140,11 +143,11 @@ class Three:
         def over() -> bool:
             return self.campaign(party, name).state in FINAL or set(self.committed(party, name)) >= steps
 
-        until("its steps are committed", over, 90)
+        until("its steps are committed", over, 400)
         assert set(self.committed(party, name)) == steps, self.stores[party].runs(self.campaign(party, name).hash)
 
     def until_over(self, name: str, state: str = "done", parties: tuple[str, ...] = NAMES) -> None:
-        until("the campaign ends", lambda: all(self.campaign(each, name).state in FINAL for each in parties), 90)
+        until("the campaign ends", lambda: all(self.campaign(each, name).state in FINAL for each in parties), 400)
         found = {each: (self.campaign(each, name).state, self.campaign(each, name).reason) for each in parties}
         assert {each for each, _ in found.values()} == {state}, found
 
@@ -275,7 +278,7 @@ def test_a_media_that_is_away_holds_up_its_own_match_alone_and_where_the_brand_a
     there.approve("away")
     there.until_committed("shop", "away", {1})
     for party in ("shop", "beta"):
-        until("it waits", lambda party=party: there.campaign(party, "away").state == "waiting", 30)  # type: ignore[misc]
+        until("it waits", lambda party=party: there.campaign(party, "away").state == "waiting", 90)  # type: ignore[misc]
     there.up("alpha")
     there.until_over("away")
     for media in NAMES[1:]:
@@ -289,7 +292,7 @@ def test_kill_9_at_a_media_during_its_match_loses_nothing_of_the_others(there: T
     there.propose("killed", people)
     there.approve("killed")
     contract = there.campaign("alpha", "killed").hash
-    until("alpha's match starts", lambda: [run.state for run in there.stores["alpha"].runs(contract)] == ["started"])
+    until("alpha's match starts", lambda: "started" in [run.state for run in there.stores["alpha"].runs(contract)], 300)
     there.kill("alpha")
     for party in ("shop", "beta"):
         there.until_committed(party, "killed", {1})
@@ -306,8 +309,11 @@ def test_a_match_under_the_floor_ends_the_campaign_by_name_and_leaves_what_is_co
 ) -> None:
     people = write_people(tmp_path, seed=5, rows={**ROWS, "beta": 60})
     there.up()
+    there.kill("beta")
     there.propose("few", people)
     there.approve("few")
+    there.until_committed("shop", "few", {0})
+    there.up("beta")
     there.until_over("few", "failed")
     assert there.committed("shop", "few") == there.committed("alpha", "few")
     assert set(there.committed("alpha", "few")) == {0}

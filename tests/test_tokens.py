@@ -597,6 +597,8 @@ def test_two_campaigns_of_an_epoch_match_right_and_the_second_costs_only_the_dif
         assert pairs_of(there, "autumn") == sorted(first.joined.tolist())
         propose(there, "winter", whole)
         assert "of an earlier state" in command("party", "--home", str(there.home(PAPER).path), "tokens", "list").stdout
+        # A run that began with the new tokens would be killed below, and the next one have less to ask.
+        until("the media is told again", lambda: "tokens build readers" in there.state_line(PAPER, "winter"))
         assert "readers for shop" in build(there)
         there.kill(PAPER)
         there.up()
