@@ -80,5 +80,5 @@ async def _end(task: asyncio.Task[None]) -> None:
 async def _outcome(order: Order) -> dict[str, Any]:
     """A worker's last word, empty if it died without one. Its process is gone when this returns or is cancelled."""
     outcome: dict[str, Any] = {}
-    await spawn.words("tidegate.coordinator.worker", order.to_json(), outcome.update)
+    await spawn.Starter("tidegate.coordinator.worker").words(order.to_json(), outcome.update)
     return outcome

@@ -60,6 +60,7 @@ class Node:
     log: Log
     name: str
     workers: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
+    starter: spawn.Starter = field(default_factory=lambda: spawn.Starter("tidegate.party.worker"))
     outgoing: asyncio.Queue[FromNode] = field(default_factory=asyncio.Queue)
     renewals: int = 0
     # Set when what a worker's task did could not be kept: the node ends with that error.
@@ -126,6 +127,7 @@ async def _until_stopped(home: Home, store: Store, log: Log) -> int:
         for task in node.workers.values():
             task.cancel()
         await asyncio.gather(attending, *node.workers.values(), return_exceptions=True)
+        await node.starter.keep_one(False)
         node.log("Stopped. Nothing is lost: campaigns go on when the node is started again with `tidegate party up`.")
 
 
@@ -187,7 +189,8 @@ async def _said(outgoing: asyncio.Queue[FromNode]) -> AsyncIterator[FromNode]:
 async def _tick(node: Node) -> None:
     """Looks now and then at what people decided here: further attempts of a step, or that a campaign is over.
 
-    Whoever cancels need not rely on the coordinator to pass it on: the worker of a campaign that is over here ends.
+    While a campaign has further steps a worker waits for the next. Whoever cancels need not rely on the coordinator to
+    pass it on: the worker of a campaign that is over here ends.
     """
     while True:
         await asyncio.sleep(1)
@@ -197,10 +200,20 @@ async def _tick(node: Node) -> None:
                     if known.state == "started":
                         await _stop(node, contract, known.run, f"the campaign is over here: {campaign.state}")
                         _tell_ended(node, contract, known.step, known.run, "config")
+        await node.starter.keep_one(any(_is_to_go_on(node, contract) for contract in node.workers))
         renewals = node.store.renewals()
         if renewals != node.renewals:
             node.renewals = renewals
             node.outgoing.put_nowait(FromNode(here=here(node.store)))
+
+
+def _is_to_go_on(node: Node, contract: bytes) -> bool:
+    """Whether a campaign that runs has a step of ours after the one that it has come to."""
+    campaign = node.store.campaign(contract)
+    if campaign.state != "running":
+        return False
+    come_to = max((run.step for run in node.store.runs(contract) if run.state != "failed"), default=-1)
+    return any(campaign.contract.takes_part(node.name, step) for step in campaign.contract.steps[come_to + 1 :])
 
 
 def here(store: Store) -> Here:
@@ -334,7 +347,7 @@ async def _outcome(node: Node, order: Order) -> dict[str, Any]:
         else:
             outcome.update(said)
 
-    status = await spawn.words("tidegate.party.worker", order.to_json(), heard)
+    status = await node.starter.words(order.to_json(), heard)
     died = {
         "kind": "carrier",
         "text": f"the worker was ended by the system (status {status})",

@@ -217,14 +217,9 @@ class Town:
         return self.stage.processes[name].pid
 
     def worker(self, party: str) -> int | None:
-        """The process id of the party's worker, or the coordinator's, if one runs."""
-        pid = self.pid(party)
-        with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                command = Path(f"/proc/{child}/cmdline").read_bytes()
-                if b"tidegate.party.worker" in command or b"tidegate.coordinator.worker" in command:
-                    return int(child)
-        return None
+        """The process id of the worker that plays a step for the party, or the coordinator's, if one runs."""
+        at_work = party == "coordinator" or any(run.state == "started" for run in self.stores[party].runs())
+        return next(iter(workers(self.pid(party))), None) if at_work else None
 
     def pid_of_worker(self, party: str) -> int:
         pid = self.worker(party)
@@ -306,14 +301,22 @@ def town(folder: Path) -> Iterator[Town]:
         try:
             yield there
         finally:
-            workers = [pid for party in NAMES if party in stage.processes and (pid := there.worker(party))]
+            left = [pid for process in stage.processes.values() for pid in workers(process.pid)]
             for process in stage.processes.values():
                 if process.poll() is None:
                     process.send_signal(signal.SIGCONT)
             for store in stores.values():
                 store.close()
     # A worker hears from a pipe that its node is gone, and ends by itself.
-    until("the workers end with their nodes", lambda: not any(map(is_alive, workers)), 20)
+    until("the workers end with their nodes", lambda: not any(map(is_alive, left)), 20)
+
+
+def workers(pid: int) -> list[int]:
+    """The workers below a node or the coordinator as they were started: one that waits for a later step comes last."""
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in found if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return []
 
 
 def is_alive(pid: int) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.real_parties import is_alive, until
+from tests.real_parties import is_alive, until, workers
 from tidegate.party.config import Home
 from tidegate.party.demo.loopback import DataSet, Loopback, loopback, places, register, wait_for_port
 from tidegate.party.store import FINAL, Campaign, Run, Store
@@ -178,14 +178,7 @@ class Shops:
 
     def worker(self, name: str) -> int | None:
         """The process id of a worker of this party, or of the coordinator's own."""
-        if name not in self.stage.processes:
-            return None
-        pid = self.stage.processes[name].pid
-        with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return int(child)
-        return None
+        return next(iter(workers(self.stage.processes[name].pid)), None) if name in self.stage.processes else None
 
     def said(self, name: str) -> str:
         path = self.stage.folder / f"{name}.log"
@@ -242,14 +235,14 @@ def shops(folder: Path, clients: int) -> Iterator[Shops]:
         try:
             yield there
         finally:
-            workers = [pid for name in ("coordinator", *called) if (pid := there.worker(name))]
+            left = [pid for process in stage.processes.values() for pid in workers(process.pid)]
             for process in stage.processes.values():
                 if process.poll() is None:
                     process.send_signal(signal.SIGCONT)
-            for pid in workers:
+            for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGCONT)
             for store in there.stores.values():
                 store.close()
     # A worker hears from a pipe that its node is gone, and ends by itself.
-    until("the workers end with their nodes", lambda: not any(map(is_alive, workers)), 20)
+    until("the workers end with their nodes", lambda: not any(map(is_alive, left)), 20)

@@ -26,6 +26,7 @@ from tests.real_parties import (
     pooled_auc,
     town,
     until,
+    workers,
     write_tables,
 )
 from tidegate.party.store import Run
@@ -43,7 +44,11 @@ def test_a_whole_campaign_gives_what_the_pooled_clear_text_gives(there: Town, tm
     tables = write_tables(tmp_path, seed=2)
     there.propose("spring", tables)
     there.up()
+    waiting: list[int] = []
+    until("a worker waits beside the one at work", lambda: waiting.extend(workers(there.pid(SHOP))[1:]) or waiting)
+    until("it plays a later step", lambda: there.worker(SHOP) == waiting[0])
     there.until_over("spring")
+    until("no worker waits where no step is left", lambda: not any(workers(there.pid(party)) for party in NAMES))
     matched = there.facts(SHOP, "spring", "match")
     assert matched["size"] == len(tables.joined) == there.facts(PAPER, "spring", "match")["size"]
     rows = {party: (there.results(party, "spring") / "match" / "rows.i64").read_bytes() for party in NAMES}

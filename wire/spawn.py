@@ -22,14 +22,54 @@ _OURS = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
 _MEMORY_LIMIT_BYTES = 16 * 2**30
+_STARTER_GONE = 3
 
 
-async def words(module: str, order: str, heard: Callable[[dict[str, Any]], None]) -> int:
-    """Starts a module as a worker, gives it its order (one line of JSON), and hands each of its words to `heard`.
+class Starter:
+    """Starts workers of one module, one for each order, and has one wait for its order while that is asked for.
 
-    Its exit status. Its process is gone when this returns or is cancelled. Raises OSError where none can be started.
+    A worker imports what it needs before it reads its order, which takes longer than many a step: one that waits has
+    that behind it.
     """
-    process = await asyncio.create_subprocess_exec(
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._waiting: asyncio.subprocess.Process | None = None
+
+    async def keep_one(self, wanted: bool) -> None:
+        """Has one worker wait, or none. Where none can be started now, `words` tries again and says why."""
+        if wanted and (self._waiting is None or self._waiting.returncode is not None):
+            with contextlib.suppress(OSError):
+                self._waiting = await _start(self._module)
+        elif not wanted and self._waiting is not None:
+            process, self._waiting = self._waiting, None
+            await _end(process)
+
+    async def words(self, order: str, heard: Callable[[dict[str, Any]], None]) -> int:
+        """Gives a worker its order (one line of JSON) and hands each of its words to `heard`.
+
+        Its exit status. Its process is gone when this returns or is cancelled. Raises OSError if none can be started.
+        """
+        process, self._waiting = self._waiting, None
+        if process is None or process.returncode is not None:
+            process = await _start(self._module)
+        try:
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError("the worker was started without pipes")
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once, which its status tells
+                process.stdin.write(order.encode() + b"\n")
+                await process.stdin.drain()
+            async for line in process.stdout:
+                if not line.endswith(b"\n"):
+                    break  # it was killed in the middle of a word
+                heard(json.loads(line))
+            return await process.wait()
+        finally:
+            await _end(process)
+
+
+async def _start(module: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # modules come from the installation, never from the folder that the starter was started in
         "-m",
@@ -41,22 +81,13 @@ async def words(module: str, order: str, heard: Callable[[dict[str, Any]], None]
         start_new_session=True,
         env={**os.environ, **_OURS},
     )
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the worker was started without pipes")
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once, which its status tells
-            process.stdin.write(order.encode() + b"\n")
-            await process.stdin.drain()
-        async for line in process.stdout:
-            if not line.endswith(b"\n"):
-                break  # it was killed in the middle of a word
-            heard(json.loads(line))
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def begin() -> str:
@@ -66,13 +97,15 @@ def begin() -> str:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
     order = sys.stdin.readline()
+    if not order:
+        sys.exit(_STARTER_GONE)
     threading.Thread(target=_end_with_the_starter, daemon=True).start()
     return order
 
 
 def _end_with_the_starter() -> None:
     sys.stdin.read()
-    os._exit(3)
+    os._exit(_STARTER_GONE)
 
 
 def say(word: dict[str, Any]) -> None:
