@@ -195,11 +195,15 @@ async def _tick(node: Node) -> None:
     while True:
         await asyncio.sleep(1)
         for contract, task in list(node.workers.items()):
-            if not task.done() and (campaign := node.store.campaign(contract)).state in FINAL:
-                for known in node.store.runs(contract):
-                    if known.state == "started":
-                        await _stop(node, contract, known.run, f"the campaign is over here: {campaign.state}")
-                        _tell_ended(node, contract, known.step, known.run, "config")
+            if (campaign := node.store.campaign(contract)).state not in FINAL:
+                continue
+            if task.done():
+                node.workers.pop(contract, None)
+                continue
+            for known in node.store.runs(contract):
+                if known.state == "started":
+                    await _stop(node, contract, known.run, f"the campaign is over here: {campaign.state}")
+                    _tell_ended(node, contract, known.step, known.run, "config")
         await node.starter.keep_one(any(_is_to_go_on(node, contract) for contract in node.workers))
         renewals = node.store.renewals()
         if renewals != node.renewals:

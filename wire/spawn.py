@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -37,8 +38,8 @@ class Starter:
         self._waiting: asyncio.subprocess.Process | None = None
 
     async def keep_one(self, wanted: bool) -> None:
-        """Has one worker wait, or none. Where none can be started now, `words` tries again and says why."""
-        if wanted and (self._waiting is None or self._waiting.returncode is not None):
+        """Has one worker wait, or none. One that dies is not replaced: the next order finds out why, and says so."""
+        if wanted and self._waiting is None:
             with contextlib.suppress(OSError):
                 self._waiting = await _start(self._module)
         elif not wanted and self._waiting is not None:
@@ -90,12 +91,17 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def begin() -> str:
-    """What a worker does first; its order. From then on it ends when its starter does, so that none is left behind."""
+def begin(prepare: Callable[[], None] | None = None) -> str:
+    """What a worker does first; its order. From then on it ends when its starter does, so that none is left behind.
+
+    prepare: what one that has to wait for its order does before it waits.
+    """
     # Results are for their owner, whatever the shell of the starter allows to others.
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
+    if prepare is not None and not select.select([sys.stdin], [], [], 0)[0]:
+        prepare()
     order = sys.stdin.readline()
     if not order:
         sys.exit(_STARTER_GONE)
