@@ -8,9 +8,12 @@ so a call that fails leaves nothing behind and can be made again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
@@ -205,9 +208,26 @@ async def collect(home: Home, store: Store, relay: RelayAsyncStub) -> list[str]:
             break
         # A letter is forgotten by the coordinator with the next call, when it is on our disk.
         kept = [bytes(letter.id) for letter in new]
-        lines += [line for letter in new for line in file_letter(store, identity, letter)]
+        async with _only_one_files(home):
+            lines += [line for letter in new for line in file_letter(store, identity, letter)]
     lines += await _approve_standing(home, store, relay)
     return lines
+
+
+@contextlib.asynccontextmanager
+async def _only_one_files(home: Home) -> AsyncIterator[None]:
+    """Keeps the node and commands from filing at the same time: a letter that one of them has begun to file would else
+    come after a newer one that the other has filed meanwhile, and an old offer would replace the new."""
+    lock = os.open(home.path / "mail.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(lock)
 
 
 async def _approve_standing(home: Home, store: Store, relay: RelayAsyncStub) -> list[str]:

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -26,7 +28,7 @@ from tests.two_parties import (
     media_rows,
     write_csv,
 )
-from tidegate.party import mail
+from tidegate.party import dataset, mail
 from tidegate.party.cli import campaign_app, party_app
 from tidegate.party.config import Home
 from tidegate.party.store import Store
@@ -337,6 +339,42 @@ def test_a_letter_that_comes_twice_counts_once(town: Town) -> None:
     assert town.collect(town.feed) == []
     assert len(town.feed.store.campaigns()) == 1
     assert town.feed.store.campaigns()[0].short == number
+
+
+def test_a_letter_that_is_being_filed_does_not_undo_a_newer_one(
+    town: Town, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def offer_anew(rows: int) -> None:
+        path = write_csv(tmp_path / f"{rows}.csv", media_rows(rows))
+        store = Store(town.feed.home.store_db)
+        dataset.register(store, "people", path, {"email": "email"}, "", "refuse")
+        town.office.online(town.feed.home, lambda relay: mail.offer(town.feed.home, store, relay, "people", "acme"))
+        store.close()
+
+    def command() -> None:
+        offer_anew(1900)
+        store = Store(town.acme.home.store_db)
+        town.office.online(town.acme.home, lambda relay: mail.collect(town.acme.home, store, relay))
+        store.close()
+
+    beside: list[threading.Thread] = []
+    real = mail.open_letter
+
+    def slowly(*given: Any) -> Any:
+        if not beside:
+            # Our node holds the first letter; the second comes, and a command of ours fetches both.
+            beside.append(threading.Thread(target=command))
+            beside[0].start()
+            beside[0].join(2)
+        return real(*given)
+
+    offer_anew(1800)
+    monkeypatch.setattr(mail, "open_letter", slowly)
+    town.collect(town.acme)
+    beside[0].join(60)
+    offer = town.acme.store.offer("feed", "people", sent=False)
+    assert offer is not None
+    assert offer.rows == 1900
 
 
 def test_the_standing_policy_approves_and_says_so(town: Town) -> None:
