@@ -574,15 +574,15 @@ def test_a_campaign_in_which_the_media_does_not_learn_who_matched(nodes: real_pa
         nodes.register(tables)
         match = 'keys = ["phone", "email"]\nmode = "brand"'
         text = real_parties.campaign_text(name, steps, match=match, holdout="share = 30", guards="seeds = 50")
-        nodes.stage.campaign(SHOP, "propose", str(nodes.file(text.replace("steps = 8", "steps = 4"))), "--yes")
+        nodes.stage.campaign(SHOP, "propose", str(nodes.file(text.replace("steps = 8", "steps = 6"))), "--yes")
         nodes.stage.party(PAPER, "approve", name, "--yes")
         nodes.until_over(name)
         assert nodes.facts(SHOP, name, "match")["size"] == len(tables.joined)
         scores = pq.read_table(nodes.results(SHOP, name) / "score" / "scores.parquet")
         assert sorted(scores["row"].to_pylist()) == sorted(tables.joined[:, 0].tolist())
-        # The contract's number draws who is held out, and with so few of them the gain varies by 0.03. Four steps have
-        # not come to the optimum: they differ from it by 0.01 in the root mean square.
-        assert nodes.facts(SHOP, name, "train")["gain"] == pytest.approx(pooled_gain(nodes, name, tables), abs=0.08)
+        # The contract's number draws who is held out, and with so few of them the gain varies by 0.03. Six steps, all
+        # that two campaigns may take, come as near to the optimum as 0.003 in the root mean square.
+        assert nodes.facts(SHOP, name, "train")["gain"] == pytest.approx(pooled_gain(nodes, name, tables), abs=0.03)
         for party in (SHOP, PAPER):
             said = nodes.stage.party(party, "results", name, "--export", str(tmp_path / f"{party}-{name}"))
             # As a word: the digits alone may stand in the campaign's number or in the folder's name.
